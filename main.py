@@ -1,0 +1,5 @@
+"""Train a network, prune it in rounds, measure it: python main.py --arch my --method global_mag --sparsity 0.9"""
+
+from pruning.cli import main
+
+main()
