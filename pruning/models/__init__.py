@@ -1,0 +1,86 @@
+"""Networks by name: ours (one per file of this package), torchvision's classifiers, timm's, and the user's own.
+
+Importing this package imports neither torch nor torchvision, so `known` and `names` answer at once; `build` imports
+what the architecture needs. A new architecture is a file here with one decorated factory::
+
+    @ARCHITECTURES.register("my", input="1x28x28")
+    def my(classes: int, channels: int) -> nn.Module:
+        \"\"\"One line that says exactly which network this is.\"\"\"
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pruning.errors import PruningError
+from pruning.models import from_timm, from_torchvision, users_own
+from pruning.registry import ARCHITECTURES, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def names() -> list[str]:
+    """Every architecture that is known by its bare name: ours, then torchvision's classifiers."""
+    ours = ARCHITECTURES.names()
+    return [*ours, *(name for name in from_torchvision.NAMES if name not in ours)]
+
+
+def known(arch: str) -> None:
+    """Raise PruningError unless `arch` names a network: a bare name, `file.py:factory`, `package.module:factory` or
+    `timm:NAME`.
+
+    Imports neither torch nor torchvision. What lies behind a path is only looked for, not run: its factory is found
+    and called by `build`.
+    """
+    if from_timm.matches(arch):
+        return
+    if users_own.matches(arch):
+        users_own.find(arch)
+    elif arch not in names():
+        raise unknown("architecture", arch, names())
+
+
+def build(
+    arch: str,
+    *,
+    classes: int,
+    shape: tuple[int, int, int],
+    pretrained: bool = False,
+    weights: Path | None = None,
+) -> nn.Module:
+    """The network `arch` for images of `shape` (channels, height, width) and `classes` outputs, on the CPU.
+
+    With `pretrained` it starts from the weights that its makers published, with `weights` from those of a file
+    (see `weights_file.load`), else from random ones drawn from torch's global generator: the same seed gives the
+    same network. Raises PruningError for an unknown or failing architecture, for weights that do not fit, and for
+    a network that cannot take the images (see `trial.check`).
+    """
+    from pruning.models import trial, weights_file
+
+    known(arch)
+    if pretrained and weights is not None:
+        raise PruningError(
+            f"Both pretrained weights and the weights file {weights} are asked for: choose one of them."
+        )
+    model = _make(arch, classes, shape[0], pretrained)
+    trial.check(model, shape, classes, arch)
+    if weights is not None:
+        weights_file.load(model, weights, arch)
+    return model
+
+
+def _make(arch: str, classes: int, channels: int, pretrained: bool) -> nn.Module:
+    if from_timm.matches(arch):
+        return from_timm.make(arch, classes, channels, pretrained)
+    if arch in from_torchvision.NAMES and arch not in ARCHITECTURES.names():
+        return from_torchvision.make(arch, classes, channels, pretrained)
+    if pretrained:
+        raise PruningError(
+            f"There are no published weights of {arch} to start from: leave --pretrained out, or give a file with --weights."
+        )
+    if users_own.matches(arch):
+        return users_own.make(arch, classes, channels)
+    model: nn.Module = ARCHITECTURES.get(arch)(classes, channels)
+    return model

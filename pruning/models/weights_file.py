@@ -1,0 +1,119 @@
+"""Weights files of any origin: safetensors, or torch files read without running anything in them."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pruning.errors import PruningError
+
+TORCH_ENDINGS = (".pt", ".pth", ".th")
+WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
+
+
+def load(model: nn.Module, path: Path, arch: str) -> None:
+    """Fill `model` with the weights of the file `path`; `arch` names it in errors.
+
+    Prefixes that data parallelism (`module.`) and compilation (`_orig_mod.`) put before names are taken off. Raises
+    PruningError for a file that `read` refuses, and unless names and shapes are exactly the model's; only
+    `num_batches_tracked`, which old files lack, may be missing.
+    """
+    own = model.state_dict()
+    given = {_bare(key, own): value for key, value in read(path).items()}
+    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in given if key not in own]
+    other_shape = [
+        f"{key} ({_times(given[key].shape)} in the file, {_times(own[key].shape)} in the network)"
+        for key in own
+        if key in given and given[key].shape != own[key].shape
+    ]
+    faults = [
+        f"{what} {_first(keys)}"
+        for what, keys in (
+            ("it lacks", missing),
+            ("it has too much:", unexpected),
+            ("other shapes:", other_shape),
+        )
+        if keys
+    ]
+    if faults:
+        raise PruningError(f"The weights of {path} are not those of {arch}: {'; '.join(faults)}.")
+    model.load_state_dict(given, strict=False)
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, unwrapped from the usual nestings (`state_dict`, `model`, ...), on the CPU.
+
+    `.safetensors`, or `.pt`, `.pth`, `.th` as torch saves them. Nothing in the file is executed: one that would need
+    that is refused. Raises PruningError for it, and for what is missing, damaged, or no set of weights.
+    """
+    if not path.is_file():
+        raise PruningError(f"There is no weights file {path}.")
+    ending = path.suffix.lower()
+    if ending == ".safetensors":
+        return _read_safetensors(path)
+    if ending in TORCH_ENDINGS:
+        return _unwrapped(_read_torch(path), path)
+    raise PruningError(
+        f"{path} is no weights file: its name must end in .safetensors, {', '.join(TORCH_ENDINGS)}."
+    )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise PruningError(f"{path} is damaged or no safetensors file ({error}).") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is None:
+            raise PruningError(f"{path} is damaged or no file of weights saved by torch.") from error
+        raise PruningError(
+            f"{path} is refused, because reading it would run code ({code[1]}): "
+            "a safe file holds nothing but tensors, as torch.save(model.state_dict(), path) writes."
+        ) from error
+    except Exception as error:
+        raise PruningError(f"{path} is damaged or no file of weights saved by torch.") from error
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, dict):
+        inner = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
+        raise PruningError(
+            f"{path} holds no set of named tensors, as torch.save(model.state_dict(), path) writes."
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def _bare(key: str, own: Iterable[str]) -> str:
+    return key if key in own else re.sub(r"^((module|_orig_mod)\.)+", "", key)
+
+
+def _first(keys: list[str]) -> str:
+    shown = ", ".join(keys[:3])
+    return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"
+
+
+def _times(shape: Iterable[int]) -> str:
+    return "x".join(str(size) for size in shape) or "a single number"
