@@ -1,0 +1,214 @@
+"""How many multiply-adds a network needs for one image, and how many remain after pruning.
+
+The dense count is that of torch's own flop counter (`torch.utils.flop_counter`), halved: one multiply-add is
+two of its FLOPs. Each multiplication is credited to the weight that it reads, found by the memory it lies in,
+so that functional uses, fused projections and shared modules land where they belong. In one multiplication
+every weight is used the same number of times (its positions), so what remains is exactly positions x non-zero
+weights. Products of activations (attention) have no weights and remain in full.
+
+The positions do not change when weights are removed: `trace` runs the network once, `Trace.remaining` only
+counts. An experiment traces its network once and counts every round.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from pruning.errors import PruningError
+
+FLOPS_PER_MULTIPLY_ADD = 2
+
+
+class LayerCompute(NamedTuple):
+    """One layer: its class name, its multiply-adds for one image, and those with a non-zero weight."""
+
+    type: str
+    macs: int
+    nonzero_macs: int
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Multiply-adds for one image; `layers` by name, in the order of `model.named_modules()`."""
+
+    layers: dict[str, LayerCompute]
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers.values())
+
+    @property
+    def nonzero_macs(self) -> int:
+        return sum(layer.nonzero_macs for layer in self.layers.values())
+
+    @property
+    def theoretical_speedup(self) -> float | None:
+        """Multiply-adds of the dense network / multiply-adds that remain; None if none remain."""
+        return self.macs / self.nonzero_macs if self.nonzero_macs else None
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a parameter that a multiplication reads; `offset` is from the parameter's first element."""
+
+    parameter: str
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    def nonzero(self, parameter: torch.Tensor) -> int:
+        start = parameter.storage_offset() + self.offset
+        return int(torch.count_nonzero(parameter.detach().as_strided(self.size, self.stride, start)))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One image's way through a network: how often each weight is used, and products that read no weight.
+
+    All by layer name: class, multiply-adds, positions of each weight, multiply-adds without a weight.
+    """
+
+    types: dict[str, str]
+    macs: dict[str, int]
+    positions: dict[str, dict[View, int]]
+    weightless: dict[str, int]
+
+    def remaining(self, model: nn.Module) -> Compute:
+        """The multiply-adds of `model` as its weights stand now: the network that was traced, or a copy."""
+        parameters = dict(model.named_parameters())
+        layers = {}
+        for name, macs in self.macs.items():
+            views = self.positions.get(name, {})
+            nonzero = sum(times * view.nonzero(parameters[view.parameter]) for view, times in views.items())
+            layers[name] = LayerCompute(self.types[name], macs, nonzero + self.weightless.get(name, 0))
+        return Compute(layers)
+
+
+def count(model: nn.Module, shape: tuple[int, int, int]) -> Compute:
+    """Multiply-adds of `model` for one image of `shape` (channels, height, width), dense and remaining.
+
+    Raises PruningError if the network cannot take such an image.
+    """
+    return trace(model, shape).remaining(model)
+
+
+def trace(model: nn.Module, shape: tuple[int, int, int]) -> Trace:
+    """Run one image of zeros through `model`, in evaluation mode on its device, and see each weight's use.
+
+    The model is left as it was found: mode, gradients, batch-norm statistics and random state.
+    Raises PruningError if the network cannot take an image of `shape` (channels, height, width).
+    """
+    recorder = _Recorder(model)
+    with _undisturbed(model), recorder.flops, recorder:
+        try:
+            model(_image(model, shape))
+        except (RuntimeError, ValueError, IndexError) as error:
+            size = "x".join(str(length) for length in shape)
+            reason = str(error).strip().splitlines()[0]
+            raise PruningError(f"The network cannot take one image of shape {size}: {reason}") from error
+    return recorder.trace()
+
+
+def _image(model: nn.Module, shape: tuple[int, int, int]) -> torch.Tensor:
+    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    like = next(floating, torch.zeros(()))
+    return torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; kernels that fuse several products into one are off meanwhile."""
+    modes = {module: module.training for module in model.modules()}
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=list(gpus)):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    """FLOPs of both products of softmax(QK')V, for shapes (..., length, width); a mask saves nothing."""
+    return FLOPS_PER_MULTIPLY_ADD * query[:-1].numel() * key[-2] * (query[-1] + value[-1])
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees every operation, asks torch's flop counter what it costs, and notes which weight it read."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        # Attention on Apple GPUs is an operation of its own, which torch's counter has no formula for.
+        mps_attention = torch.ops.aten._scaled_dot_product_attention_math_for_mps
+        self.flops = FlopCounterMode(display=False, custom_mapping={mps_attention: _attention_flops})
+        self._types = {name: type(module).__name__ for name, module in model.named_modules()}
+        self._weights: dict[Any, list[tuple[str, torch.Tensor]]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            self._weights[_storage(parameter)].append((name, parameter))
+        self._macs: dict[str, int] = defaultdict(int)
+        self._positions: dict[str, dict[View, int]] = defaultdict(lambda: defaultdict(int))
+        self._weightless: dict[str, int] = defaultdict(int)
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = self.flops.get_total_flops()
+        result = operation(*args, **(kwargs or {}))
+        flops = self.flops.get_total_flops() - before
+        if flops:
+            operands = [leaf for leaf in tree_leaves(args) if _is_matrix(leaf)]
+            self._note(flops // FLOPS_PER_MULTIPLY_ADD, operands)
+        return result
+
+    def _note(self, macs: int, operands: list[torch.Tensor]) -> None:
+        views = [view for operand in operands if (view := self._view(operand))]
+        if views:
+            weight = views[
+                -1
+            ]  # a parameter can be the input as well (a learned query); the weight comes last
+            layer = weight.parameter.rpartition(".")[0]
+            self._positions[layer][weight] += macs // prod(weight.size)
+        else:
+            layer = self._running_module()
+            self._weightless[layer] += macs
+        self._macs[layer] += macs
+
+    def _view(self, operand: torch.Tensor) -> View | None:
+        """Which parameter, or part of one, lies where `operand` lies; None for an activation."""
+        for name, parameter in self._weights.get(_storage(operand), ()):
+            offset = operand.storage_offset() - parameter.storage_offset()
+            if 0 <= offset < parameter.numel():
+                return View(name, tuple(operand.shape), operand.stride(), int(offset))
+        return None
+
+    def _running_module(self) -> str:
+        # The tracker calls the running modules "ClassOfTheModel.path"; the innermost has the longest path.
+        innermost = max(self.flops.mod_tracker.parents - {"Global"}, key=len, default="")
+        return innermost.partition(".")[2]
+
+    def trace(self) -> Trace:
+        macs = {name: self._macs[name] for name in self._types if name in self._macs}
+        return Trace(self._types, macs, dict(self._positions), dict(self._weightless))
+
+
+def _is_matrix(value: Any) -> bool:
+    """Whether `value` can be a factor of a multiplication: a bias, which has one dimension, is only added."""
+    return isinstance(value, torch.Tensor) and value.dim() >= 2
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

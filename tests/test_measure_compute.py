@@ -1,0 +1,274 @@
+"""Multiply-adds: equal to torch's counter, to figures by hand, and to a naive loop over the weights."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pruning.errors import PruningError
+from pruning.measure import compute
+
+
+def lenet() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    )
+
+
+class CifarBlock(nn.Module):
+    """Two convolutions and a shortcut without weights (option A of He et al., arXiv 1512.03385)."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.stride, self.extra = (1, 0) if channels_in == channels else (2, channels - channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, self.stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + shortcut)
+
+
+def cifar_resnet(depth: int) -> nn.Module:
+    blocks, widths = (depth - 2) // 6, [16, 16, 32, 64]
+    stages = [
+        CifarBlock(widths[stage] if block == 0 else widths[stage + 1], widths[stage + 1])
+        for stage in range(3)
+        for block in range(blocks)
+    ]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    return nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.ReLU(), *stages, *head)
+
+
+def torch_count(model: nn.Module, shape: tuple[int, int, int]) -> float:
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.eval()(torch.zeros(1, *shape))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return counter.get_total_flops() / 2
+
+
+def test_lenet_by_hand() -> None:
+    counted = compute.count(lenet(), (1, 28, 28))
+    by_hand = {
+        "0": 6 * 9 * 26 * 26,
+        "3": 16 * 6 * 9 * 11 * 11,
+        "7": 400 * 120,
+        "9": 120 * 84,
+        "11": 84 * 10,
+    }
+    assert {name: layer.macs for name, layer in counted.layers.items()} == by_hand
+    assert counted.layers["0"].type == "Conv2d"
+    assert counted.macs == counted.nonzero_macs == sum(by_hand.values())
+    assert counted.theoretical_speedup == 1.0
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 40.55), (56, 125.49)])
+def test_cifar_resnets_agree_with_the_published_counts(depth: int, millions: float) -> None:
+    assert round(compute.count(cifar_resnet(depth), (3, 32, 32)).macs / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_16", "swin_t"])
+def test_torchvision_networks_agree_with_torchs_counter(name: str) -> None:
+    import torchvision
+
+    model = getattr(torchvision.models, name)()
+    for parameter in model.parameters():
+        parameter.data.fill_(0.01)
+    counted = compute.count(model, (3, 224, 224))
+    assert counted.macs == counted.nonzero_macs == torch_count(model, (3, 224, 224))
+    if name == "resnet18":
+        assert round(counted.macs / 1e6, 2) == 1814.07
+
+
+def naive_macs(layer: nn.Module, x: torch.Tensor) -> int:
+    """Multiply-adds with a non-zero weight, one by one: how many outputs move if this weight alone is 1."""
+    probe = copy.deepcopy(layer)
+    total = 0
+    for index in itertools.product(*(range(length) for length in layer.weight.shape)):
+        probe.weight.data.zero_()
+        probe.weight.data[index] = 1.0
+        if layer.weight.data[index] != 0:
+            total += int(torch.count_nonzero(probe(x)))
+    return total
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 6, 3, bias=False),
+        nn.Conv2d(4, 6, (1, 3), stride=2, bias=False),
+        nn.Conv2d(4, 6, 3, dilation=2, bias=False),
+        nn.Conv2d(4, 6, 3, groups=2, bias=False),
+        nn.Conv2d(4, 8, 3, groups=4, bias=False),
+        nn.ConvTranspose2d(4, 3, 2, stride=2, bias=False),
+        nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, bias=False),
+        nn.Linear(9, 5, bias=False),
+    ],
+    ids=str,
+)
+def test_remaining_multiply_adds_equal_a_naive_count_weight_by_weight(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    layer.weight.data *= torch.rand_like(layer.weight) > 0.6
+    x = torch.ones(1, 4, 8, 9)
+    # Without padding every product lands on an output of its own, so outputs that move are multiply-adds.
+    assert compute.count(layer, (4, 8, 9)).nonzero_macs == naive_macs(layer, x)
+
+
+def test_padding_is_counted_as_torch_counts_it() -> None:
+    model = nn.Conv2d(2, 3, 3, padding=1, bias=False)
+    assert compute.count(model, (2, 5, 5)).macs == 3 * 2 * 9 * 25 == torch_count(model, (2, 5, 5))
+
+
+def test_a_layer_used_twice_counts_twice() -> None:
+    layer = nn.Conv2d(2, 2, 3, padding=1, bias=False)
+    layer.weight.data[0] = 0
+    counted = compute.count(nn.Sequential(layer, nn.ReLU(), layer), (2, 5, 5))
+    assert counted.layers == {"0": ("Conv2d", 2 * 36 * 25, 36 * 25)}
+    assert counted.theoretical_speedup == 2.0
+
+
+def test_a_tied_weight_is_credited_to_its_first_owner() -> None:
+    first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
+    second.weight = first.weight
+    assert compute.count(nn.Sequential(first, second), (1, 1, 4)).layers == {"0": ("Linear", 32, 32)}
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0]
+
+
+def test_attention_by_hand_with_its_fused_projection_and_its_products_in_full() -> None:
+    model = Attention()
+    model.attention.in_proj_weight.data[:12] = 0  # half of the 24 rows of queries, keys and values
+    counted = compute.count(model, (8, 2, 3))
+    tokens, width = 6, 8
+    projection, products = tokens * width * 3 * width, 2 * tokens * tokens * width
+    assert counted.layers == {
+        "attention": ("MultiheadAttention", projection + products, projection // 2 + products),
+        "attention.out_proj": (
+            "NonDynamicallyQuantizableLinear",
+            tokens * width * width,
+            tokens * width * width,
+        ),
+    }
+
+
+class CrossAttention(nn.Module):
+    """One learned query looks at all pixels: the parts of the fused weight have different positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.ones(1, 1, 4))
+        self.attention = nn.MultiheadAttention(4, 1, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attention(self.query, tokens, tokens, need_weights=False)[0]
+
+
+def test_parts_of_a_fused_projection_keep_their_own_positions() -> None:
+    model = CrossAttention()
+    full = compute.count(model, (4, 1, 10)).layers["attention"]
+    model.attention.in_proj_weight.data[:4] = 0  # the query's part, used for one position only
+    less = compute.count(model, (4, 1, 10)).layers["attention"]
+    products = 2 * 1 * 10 * 4
+    assert full.macs == 16 + 10 * 32 + products
+    assert full.macs - less.nonzero_macs == 16
+
+
+def test_an_encoder_layers_fast_path_is_counted() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.flatten(2).transpose(1, 2))
+
+    tokens = 6
+    assert (
+        compute.count(Encoder(), (8, 2, 3)).macs
+        == tokens * (8 * 24 + 8 * 8 + 2 * 8 * 16) + 2 * tokens * tokens * 8
+    )
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_functional_use_of_a_weight_is_credited_to_the_module_that_owns_it() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.linear(x, self.inner.weight)
+
+    assert compute.count(Functional(), (1, 1, 6)).layers == {"inner": ("Linear", 12, 12)}
+
+
+def test_one_trace_serves_every_round_and_every_copy() -> None:
+    model = lenet()
+    trace = compute.trace(model, (1, 28, 28))
+    pruned = copy.deepcopy(model)
+    pruned[7].weight.data[:60] = 0
+    assert trace.remaining(model).theoretical_speedup == 1.0
+    assert trace.remaining(pruned).layers["7"] == ("Linear", 48_000, 24_000)
+
+
+def test_nothing_left_has_no_speedup() -> None:
+    model = nn.Linear(4, 2)
+    model.weight.data.zero_()
+    assert compute.count(model, (1, 1, 4)).theoretical_speedup is None
+
+
+def test_the_model_is_left_as_it_was_found() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(18, 2))
+    model.train()
+    model[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    random_state = torch.get_rng_state()
+    compute.count(model, (1, 5, 5))
+    assert [module.training for module in model] == [True, False, True, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_half_precision_is_counted_alike() -> None:
+    assert compute.count(lenet().bfloat16(), (1, 28, 28)) == compute.count(lenet(), (1, 28, 28))
+
+
+def test_counts_are_exact_beyond_32_bits() -> None:
+    counted = compute.count(nn.Conv2d(64, 64, 9, padding=4, bias=False), (64, 96, 96))
+    assert counted.macs == counted.nonzero_macs == 64 * 64 * 81 * 96 * 96 > 2**31
+    assert type(counted.nonzero_macs) is int
+
+
+def test_an_image_of_the_wrong_shape_is_refused_by_name_and_the_model_left_in_its_mode() -> None:
+    model = lenet().train()
+    with pytest.raises(PruningError, match="cannot take one image of shape 3x28x28"):
+        compute.count(model, (3, 28, 28))
+    assert model.training
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_the_counts_are_those_of_the_processor() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    assert compute.count(Attention().cuda(), (8, 2, 3)).macs == compute.count(Attention(), (8, 2, 3)).macs
