@@ -1,0 +1,179 @@
+"""Masks: which weights are kept, held through training, saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from pruning.errors import PruningError
+
+FORMAT = {"format": "pruning masks", "version": "1"}
+
+
+@dataclass(frozen=True)
+class LayerMask:
+    """One line of `Masks.layers()`: `weights` of them all, `nonzero` of them kept."""
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    nonzero: int
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction removed, 0 to 1."""
+        return (self.weights - self.nonzero) / self.weights
+
+
+class Masks(Mapping[str, Tensor]):
+    """Parameter name -> bool tensor of the parameter's shape, True where the weight is kept.
+
+    `apply` sets removed weights to zero and binds the masks to a model; `hold` keeps the weights of the bound model
+    removed through training. The masks themselves never change.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        """Raises PruningError for a mask that is not of bools."""
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool:
+                raise PruningError(
+                    f"The mask of {name} is {mask.dtype}: masks are of bools, True where kept."
+                )
+        self._masks = dict(masks)
+        self._bound: list[tuple[nn.Parameter, Tensor]] = []  # each with where it is removed
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __eq__(self, other: object) -> bool:
+        """The same names with the same masks, wherever they lie."""
+        if not isinstance(other, Masks):
+            return NotImplemented
+        return self.keys() == other.keys() and all(
+            torch.equal(self[name].cpu(), other[name].cpu()) for name in self
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Masks({self.removed:,} of {self.total:,} weights removed in {len(self)} layers)"
+
+    @cached_property
+    def _layers(self) -> list[LayerMask]:
+        return [
+            LayerMask(name, tuple(mask.shape), mask.numel(), int(mask.count_nonzero()))
+            for name, mask in self._masks.items()
+        ]
+
+    def layers(self) -> list[LayerMask]:
+        """Per layer its name, shape, weights, those kept, and sparsity."""
+        return list(self._layers)
+
+    @property
+    def total(self) -> int:
+        """How many weights the masks decide on."""
+        return sum(layer.weights for layer in self._layers)
+
+    @property
+    def removed(self) -> int:
+        """How many of them are removed."""
+        return sum(layer.weights - layer.nonzero for layer in self._layers)
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction removed, 0 to 1."""
+        return self.removed / self.total if self.total else 0.0
+
+    def apply(self, model: nn.Module) -> Masks:
+        """Sets the removed weights of `model` to zero, in place, and binds these masks to it; returns them.
+
+        Raises PruningError, before anything is changed, if a mask fits no parameter of the model by name and shape.
+        """
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for name, mask in self._masks.items():
+            if name not in parameters:
+                raise PruningError(
+                    f"These masks are of another network: {type(model).__name__} has no parameter {name}."
+                )
+            if parameters[name].shape != mask.shape:
+                raise PruningError(
+                    f"These masks are of another network: the mask of {name} is {_size(mask)}, "
+                    f"the parameter of {type(model).__name__} is {_size(parameters[name])}."
+                )
+        self._bound = [
+            (parameters[name], mask.to(parameters[name].device).logical_not())
+            for name, mask in self._masks.items()
+        ]
+        _zero(self._bound)
+        return self
+
+    def hold(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Zeroes the removed weights now and after every step of `optimizer`; the handle's `remove()` ends that.
+
+        Raises PruningError if the masks are not bound to a model, or if the optimizer has none of its masked weights.
+        """
+        if not self._bound:
+            raise PruningError(
+                "These masks are not bound to a model yet: call apply(model) before hold(optimizer)."
+            )
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        held = [(parameter, removed) for parameter, removed in self._bound if id(parameter) in stepped]
+        if not held:
+            raise PruningError(
+                "The optimizer has none of the weights that these masks are bound to: "
+                "make it from the parameters of the model that was pruned."
+            )
+
+        def zero_removed(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            _zero(held)
+
+        _zero(held)
+        return optimizer.register_step_post_hook(zero_removed)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file of bools, a byte per weight. Raises PruningError if it can't be written."""
+        tensors = {name: mask.detach().cpu().contiguous() for name, mask in self._masks.items()}
+        try:
+            save_file(tensors, path, metadata=FORMAT)
+        except (OSError, SafetensorError) as error:
+            raise PruningError(f"Can't write masks to {path}: {error}.") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Masks:
+        """Masks that `save` wrote, on the CPU and bound to no model yet.
+
+        Raises PruningError if the file is missing, is no safetensors file, or holds something else than masks.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("format") != FORMAT["format"]:
+                    raise PruningError(f"{path} holds no masks: give a file that Masks.save wrote.")
+                return cls({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise PruningError(f"Can't read masks from {path}: {error}.") from error
+
+
+@torch.no_grad()
+def _zero(bound: list[tuple[nn.Parameter, Tensor]]) -> None:
+    """Filling, unlike multiplying by the mask, also turns a NaN into zero."""
+    for parameter, removed in bound:
+        parameter.masked_fill_(removed, 0)
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"

@@ -1,0 +1,135 @@
+"""The k smallest of many scores, exactly, streaming over them where they lie.
+
+Scores come from `Source`s, one per layer, slice by slice: no copy of all of them ever exists and they are never sorted.
+A deterministic sample brackets the threshold. One pass then counts the scores at or below the bracket, writes the masks
+and collects what lies strictly inside (about one score in a hundred), where the rest is selected exactly. A score that
+many weights share is never inside: it shows in the sample and becomes an edge of the bracket; if the threshold is that
+very score, a second pass removes the first of the equals. A bracket that missed is widened.
+
+Ties go by layer, then by flat index: the first is removed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import ceil, floor, inf, sqrt
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+SAMPLE = 1 << 16
+MARGIN = 5.0  # in standard deviations of the sampled rank: misses about once in a million brackets
+LOWEST = torch.finfo(torch.float32).min  # the score of what goes before everything else
+GOLDEN = (sqrt(5) - 1) / 2
+
+
+class Source(Protocol):
+    """The scores of one layer: finite float32 numbers, the same every time they are asked for."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def slices(self) -> Iterator[tuple[range, Tensor]]:
+        """All flat positions in order, piece by piece, each with its scores (1-d)."""
+
+    def at(self, positions: Tensor) -> Tensor:
+        """The scores at these flat positions (both 1-d)."""
+
+
+def smallest(sources: Sequence[Source], count: int) -> list[Tensor]:
+    """One flat bool mask per source: False at the `count` smallest scores of them all, True everywhere else."""
+    total = sum(source.size for source in sources)
+    count = min(max(count, 0), total)
+    if count in (0, total):
+        return [torch.full((source.size,), count == 0, device=source.device) for source in sources]
+    masks = [torch.empty(source.size, dtype=torch.bool, device=source.device) for source in sources]
+    sample = _sorted_sample(sources, total) if total > SAMPLE else torch.empty(0)
+    margin = MARGIN
+    while True:
+        low, high = _bracket(sample, count / total, margin)
+        below, inside = _split(sources, masks, low, high)
+        if below < count <= below + sum(len(scores) for _, scores in inside):
+            _remove_inside(masks, inside, count - below)
+            return masks
+        if _remove_at(sources, masks, low if count <= below else high, count):
+            return masks
+        margin *= 4
+
+
+def _sorted_sample(sources: Sequence[Source], total: int) -> Tensor:
+    """About `SAMPLE` scores, ascending: one from each of equally long stretches, at an irregular place within it."""
+    drawn = []
+    for source in sources:
+        stretch = torch.arange(ceil(SAMPLE * source.size / total), dtype=torch.float64)
+        place = (stretch + (stretch * GOLDEN).frac()) * (source.size / len(stretch))
+        positions = place.long().clamp_(max=source.size - 1)
+        drawn.append(source.at(positions.to(source.device)).to(sources[0].device))
+    return torch.cat(drawn).sort().values
+
+
+def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, float]:
+    """Two scores between which the threshold lies, up to a chance given by the margin."""
+    size = len(sample)
+    spread = margin * sqrt(size * fraction * (1 - fraction)) + margin
+    first, last = floor(size * fraction - spread), ceil(size * fraction + spread)
+    low = float(sample[first]) if first >= 0 else -inf
+    high = float(sample[last]) if last < size else inf
+    return low, high
+
+
+def _split(
+    sources: Sequence[Source], masks: list[Tensor], low: float, high: float
+) -> tuple[int, list[tuple[Tensor, Tensor]]]:
+    """Writes masks of the scores above `low`; returns how many are not, and what is strictly inside the bracket.
+
+    The latter is, per source, flat positions and scores.
+    """
+    above = []
+    inside = []
+    for source, mask in zip(sources, masks, strict=True):
+        positions, values = [], []
+        for where, scores in source.slices():
+            kept = torch.gt(scores, low, out=mask[where.start : where.stop])
+            above.append(kept.count_nonzero())
+            found = scores.lt(high).logical_and_(kept).nonzero().squeeze(1)
+            positions.append(found + where.start)
+            values.append(scores[found])
+        inside.append((torch.cat(positions), torch.cat(values)))
+    return sum(source.size for source in sources) - sum(int(number) for number in above), inside
+
+
+def _remove_inside(masks: list[Tensor], inside: list[tuple[Tensor, Tensor]], count: int) -> None:
+    """Removes the `count` smallest of the collected scores."""
+    home = masks[0].device
+    scores = torch.cat([values.to(home) for _, values in inside])
+    threshold = scores.kthvalue(count).values
+    smaller = scores < threshold
+    equal = (scores == threshold).nonzero().squeeze(1)
+    smaller[equal[: count - int(smaller.count_nonzero())]] = True
+    parts = smaller.split([len(positions) for positions, _ in inside])
+    for mask, (positions, _), removed in zip(masks, inside, parts, strict=True):
+        mask[positions[removed.to(mask.device)]] = False
+
+
+def _remove_at(sources: Sequence[Source], masks: list[Tensor], threshold: float, count: int) -> bool:
+    """Removes all scores below the threshold and the first of those equal to it; False if that can't make `count`."""
+    smaller = equal = 0
+    for source in sources:
+        for _, scores in source.slices():
+            smaller += int((scores < threshold).count_nonzero())
+            equal += int((scores == threshold).count_nonzero())
+    if not smaller < count <= smaller + equal:
+        return False
+    left = count - smaller
+    for source, mask in zip(sources, masks, strict=True):
+        for where, scores in source.slices():
+            kept = torch.ge(scores, threshold, out=mask[where.start : where.stop])
+            if left:
+                equals = (scores == threshold).nonzero().squeeze(1)[:left]
+                kept[equals] = False
+                left -= len(equals)
+    return True
