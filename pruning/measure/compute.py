@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.errors import PruningError
+from pruning.measure.evaluation import evaluating, images_like
 
 FLOPS_PER_MULTIPLY_ADD = 2
 
@@ -113,7 +114,7 @@ def trace(model: nn.Module, shape: tuple[int, int, int]) -> Trace:
     recorder = _Recorder(model)
     with _undisturbed(model), recorder.flops, recorder:
         try:
-            model(_image(model, shape))
+            model(images_like(model, 1, shape))
         except (RuntimeError, ValueError, IndexError) as error:
             size = "x".join(str(length) for length in shape)
             reason = str(error).strip().splitlines()[0]
@@ -121,27 +122,17 @@ def trace(model: nn.Module, shape: tuple[int, int, int]) -> Trace:
     return recorder.trace()
 
 
-def _image(model: nn.Module, shape: tuple[int, int, int]) -> torch.Tensor:
-    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
-    like = next(floating, torch.zeros(()))
-    return torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
-
-
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; kernels that fuse several products into one are off meanwhile."""
-    modes = {module: module.training for module in model.modules()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
     gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=list(gpus)):
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=list(gpus)):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, training in modes.items():
-            module.training = training
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:

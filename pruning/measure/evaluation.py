@@ -1,0 +1,30 @@
+"""Looking at a network without leaving a mark: evaluation mode for a while, and input like its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def images_like(model: nn.Module, batch_size: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Zeros of (batch_size, *shape), of the type and on the device of the network's weights."""
+    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    like = next(floating, torch.zeros(()))
+    return torch.zeros(batch_size, *shape, dtype=like.dtype, device=like.device)

@@ -1,0 +1,212 @@
+"""How long networks really take on this machine, side by side, and how much memory they need meanwhile.
+
+The networks take turns, image batch by image batch, so that whatever else the machine does falls on all
+of them alike. Times are medians with quartiles; the first turns warm up and are not counted. Everything
+here was run and timed: theoretical figures live in `compute`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pruning import machine
+from pruning.errors import PruningError
+from pruning.measure.evaluation import evaluating, images_like
+
+LEAST_TURNS, MOST_TURNS, WARM_UP_TURNS = 10, 1000, 5
+
+
+def compare(
+    networks: Mapping[str, nn.Module],
+    shape: tuple[int, int, int],
+    batch_sizes: Sequence[int] = (1, 64),
+    seconds: float = 2.0,
+) -> dict[str, Any]:
+    """Run `networks` in turns on batches of images of one shape; the first network is the yardstick.
+
+    The shape is (channels, height, width). For each batch size it goes on for about `seconds`, with at
+    least 10 turns and at most 1000. All networks must be on one device and are left in the mode they
+    were in. The result is ready for JSON::
+
+        {"device": "cpu", "device_name": ..., "threads": 2, "dtype": "float32", "batches": [
+            {"batch_size": 1, "turns": 210, "networks": {
+                "dense": {"median_ms": .., "lower_quartile_ms": .., "upper_quartile_ms": ..,
+                          "images_per_second": .., "measured_speedup": 1.0,
+                          "peak_memory_bytes": .., "peak_memory_of": "live tensors"},
+                "pruned": {...}}}]}
+
+    `measured_speedup` is the first network's median / this network's median. `peak_memory_bytes` is what
+    the network and its activations need together: by CUDA's allocator on CUDA, elsewhere the tensors
+    alive at once. Raises PruningError if there is no network, they are on several devices, or a batch
+    size is below 1.
+    """
+    device = _common_device(networks)
+    if min(batch_sizes, default=0) < 1:
+        raise PruningError(
+            f"Batch sizes {list(batch_sizes)} are not all positive: give at least one, like 1 64."
+        )
+    record = machine.environment(device)
+    with evaluating(*networks.values()):
+        batches = [_batch(networks, shape, size, seconds, device) for size in batch_sizes]
+    images = images_like(next(iter(networks.values())), 1, shape)
+    stated = {key: record[key] for key in ("device", "device_name", "threads")}
+    return {**stated, "dtype": str(images.dtype).removeprefix("torch."), "batches": batches}
+
+
+def take_turns(
+    actions: Mapping[str, Callable[[], Any]], device: torch.device, seconds: float
+) -> dict[str, list[float]]:
+    """Seconds that each action took, turn by turn: all once, then all again, each turn starting with
+    another one.
+    """
+    names, timer = list(actions), _cuda_seconds if device.type == "cuda" else _seconds
+    for _ in range(WARM_UP_TURNS):
+        for name in names:
+            timer(actions[name], device)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    end = time.perf_counter() + seconds
+    for turn in range(MOST_TURNS):
+        if turn >= LEAST_TURNS and time.perf_counter() > end:
+            break
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            taken[name].append(timer(actions[name], device))
+    return taken
+
+
+def _common_device(networks: Mapping[str, nn.Module]) -> torch.device:
+    devices = {parameter.device for network in networks.values() for parameter in network.parameters()}
+    if len(devices) != 1:
+        named = ", ".join(sorted(str(device) for device in devices)) or "no device"
+        raise PruningError(f"Networks to compare must have weights on one device, and these are on {named}.")
+    return devices.pop()
+
+
+def _batch(
+    networks: Mapping[str, nn.Module],
+    shape: tuple[int, int, int],
+    batch_size: int,
+    seconds: float,
+    device: torch.device,
+) -> dict[str, Any]:
+    inputs = {name: _random_images(network, batch_size, shape) for name, network in networks.items()}
+
+    def action(name: str) -> Callable[[], Any]:
+        return lambda: networks[name](inputs[name])
+
+    with torch.inference_mode():
+        taken = take_turns({name: action(name) for name in networks}, device, seconds)
+    yardstick = statistics.median(next(iter(taken.values())))
+    rows = {}
+    for name, network in networks.items():
+        memory, how = _peak_memory(network, inputs[name], device)
+        rows[name] = {
+            **_summary(taken[name], batch_size),
+            "measured_speedup": yardstick / statistics.median(taken[name]),
+            "peak_memory_bytes": memory,
+            "peak_memory_of": how,
+        }
+    return {"batch_size": batch_size, "turns": len(taken[name]), "networks": rows}
+
+
+def _random_images(network: nn.Module, batch_size: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    like = images_like(network, batch_size, shape)
+    numbers = torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
+    return numbers.to(like)
+
+
+def _summary(taken: list[float], batch_size: int) -> dict[str, float]:
+    lower, median, upper = statistics.quantiles(taken, n=4, method="inclusive")
+    return {
+        "median_ms": 1000 * median,
+        "lower_quartile_ms": 1000 * lower,
+        "upper_quartile_ms": 1000 * upper,
+        "images_per_second": batch_size / median,
+    }
+
+
+def _seconds(action: Callable[[], Any], device: torch.device) -> float:
+    start = time.perf_counter()
+    action()
+    if device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter() - start
+
+
+def _cuda_seconds(action: Callable[[], Any], device: torch.device) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    with torch.cuda.device(device):
+        start.record()
+        action()
+        end.record()
+        end.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def _peak_memory(network: nn.Module, images: torch.Tensor, device: torch.device) -> tuple[int, str]:
+    """Bytes that the network, one batch and its activations need at the same time, and how that was
+    measured.
+    """
+    resting = sum(_bytes(tensor) for tensor in [*network.parameters(), *network.buffers(), images])
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        network(images)
+        torch.cuda.synchronize(device)
+        return resting + torch.cuda.max_memory_allocated(device) - before, "CUDA allocator"
+    with _LiveTensors() as live:
+        network(images)
+    return resting + live.peak, "live tensors"
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    if tensor.layout == torch.sparse_csr:
+        return sum(_bytes(part) for part in (tensor.crow_indices(), tensor.col_indices(), tensor.values()))
+    return tensor.numel() * tensor.element_size()
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Follows every tensor that operations bring forth until it is freed; `peak` is the most bytes alive
+    at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._alive = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {
+            _storage_address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+        }
+        result = operation(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
+                self._follow(leaf.untyped_storage(), given)
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        if storage in self._seen or storage.data_ptr() in given:
+            return
+        self._seen.add(storage)
+        self._alive += storage.nbytes()
+        self.peak = max(self.peak, self._alive)
+        weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, count: int) -> None:
+        self._alive -= count
+
+
+def _storage_address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
