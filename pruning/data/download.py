@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import tempfile
 import urllib.error
 import urllib.request
@@ -16,11 +15,6 @@ from pruning.errors import PruningError
 
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 18
-
-
-def cache_folder() -> Path:
-    """Where downloads and decoded images are kept: `pruning` in $XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pruning"
 
 
 def download(urls: Sequence[str], path: Path, md5: str, on_progress: Progress, otherwise: str) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pruning.data.download import cache_folder, download
+from pruning.data.cache import cache_folder
+from pruning.data.download import download
 from pruning.data.images import Images, Progress
 from pruning.errors import PruningError
 

@@ -1,0 +1,69 @@
+"""The cache file of a folder's decoded images: one line of facts about them, then their bytes as they lie in
+memory.
+
+It is only ever a shortcut: a file that is missing, outdated or damaged reads as None, one that can't be
+written is not written. The facts' line and the bytes each have their CRC-32, so that a damaged cache never
+becomes a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+
+def cache_folder() -> Path:
+    """Where downloads and decoded images are kept: `pruning` in $XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pruning"
+
+
+def load_facts(path: Path, key: str) -> dict[str, Any] | None:
+    """The facts stored under `key`; None if there are none or they are of another key."""
+    try:
+        with path.open("rb") as file:
+            header = _header(file.readline())
+    except (OSError, ValueError):
+        return None
+    return header["facts"] if header["key"] == key else None
+
+
+def load_pixels(path: Path, size: int) -> bytearray | None:
+    """The `size` bytes stored with the facts, a buffer of its own; None if they are not there, whole and
+    unchanged."""
+    try:
+        with path.open("rb") as file:
+            header = _header(file.readline())
+            if path.stat().st_size != file.tell() + size:
+                return None
+            pixels = bytearray(size)
+            file.readinto(pixels)
+    except (OSError, ValueError):
+        return None
+    return pixels if zlib.crc32(pixels) == header["crc32"] else None
+
+
+def save(path: Path, key: str, facts: dict[str, Any], pixels: bytes | bytearray = b"") -> None:
+    """Store `facts` and `pixels` under `key` in place of what was there; written beside, then renamed."""
+    content = json.dumps({"key": key, "facts": facts, "crc32": zlib.crc32(pixels)}).encode()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(b"%08x %b\n" % (zlib.crc32(content), content))
+                file.write(pixels)
+            Path(beside).replace(path)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+
+
+def _header(line: bytes) -> dict[str, Any]:
+    checksum, _, content = line.rstrip(b"\n").partition(b" ")
+    if int(checksum, 16) != zlib.crc32(content):
+        raise ValueError("damaged")
+    return json.loads(content)

@@ -1,0 +1,76 @@
+"""Any folder of images: the user's own data, or a published data set laid out in folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pruning.data.images import Progress, Source
+from pruning.data.listing import joined, list_images
+from pruning.data.reading import read
+from pruning.errors import PruningError
+from pruning.registry import DATASETS
+
+PART_NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+TEST_SHARE = 0.2
+
+
+@DATASETS.register("folder", classes=None, input=None)
+def load(folder: Path | None, on_progress: Progress) -> Source:
+    """Any folder of images: class sub-folders, or these within train, val and test.
+
+    With `train`, `val` and `test`, each is what it says. With `train` and one of the others, that one is the
+    test set (validation images are then held out of `train`). With `train` alone, or class folders alone, a
+    fifth of the images is the test set: the same fifth whatever the run's seed, so that no network is tested
+    on what it, or a sibling of another seed that its weights come from, was trained on.
+
+    The size (at most 224) that more than half of the images share is the data's size, and an image of another
+    size is refused; without such a size, images are resized to 256 on their shorter side and the middle
+    224x224 is taken. Grey images stay grey if all of them are; otherwise all are RGB. RGB images are
+    augmented as CIFAR's are.
+    """
+    if folder is None:
+        raise PruningError("Data set folder needs the folder of images: --data DIR.")
+    parts = _parts(folder)
+    listings = [list_images(parts["train"])]
+    for part in ("validation", "test"):
+        if part in parts:
+            listings.append(list_images(parts[part], listings[0].classes))
+    whole, rows = joined(listings)
+    if "test" not in parts:
+        rows = [part.sort().values for part in _without_fifth(len(whole))]
+    images, facts = read(whole, rows[0], folder, on_progress)
+    return Source(
+        classes=whole.classes,
+        train=images.select(rows[0]),
+        validation=images.select(rows[1]) if "validation" in parts else None,
+        test=images.select(rows[-1]),
+        mean=facts.mean,
+        std=facts.std,
+        augmentation="crop_and_flip" if facts.shape[0] == 3 else None,
+    )
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """Where the training, validation and test images are; `validation` and `test` only where there are such
+    folders."""
+    parts = {
+        part: folder / name
+        for part, names in PART_NAMES.items()
+        for name in names
+        if (folder / name).is_dir()
+    }
+    if not parts:
+        return {"train": folder}
+    if "train" not in parts:
+        raise PruningError(f"{folder} has a folder {next(iter(parts.values())).name}, but no folder train.")
+    if "validation" in parts and "test" not in parts:
+        parts["test"] = parts.pop("validation")
+    return parts
+
+
+def _without_fifth(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    held_out = round(TEST_SHARE * count)
+    return shuffled[held_out:], shuffled[:held_out]
