@@ -1,7 +1,7 @@
-"""Networks by name: ours (one per file of this package), torchvision's classifiers, timm's, and the user's own.
+"""Networks by name: ours (one per file of this package), torchvision's classifiers, timm's, the user's own.
 
-Importing this package imports neither torch nor torchvision, so `known` and `names` answer at once; `build` imports
-what the architecture needs. A new architecture is a file here with one decorated factory::
+Importing this package imports neither torch nor torchvision, so `known` and `names` answer at once; `build`
+imports what the architecture needs. A new architecture is a file here with one decorated factory::
 
     @ARCHITECTURES.register("my", input="1x28x28")
     def my(classes: int, channels: int) -> nn.Module:
@@ -28,11 +28,10 @@ def names() -> list[str]:
 
 
 def known(arch: str) -> None:
-    """Raise PruningError unless `arch` names a network: a bare name, `file.py:factory`, `package.module:factory` or
-    `timm:NAME`.
+    """PruningError unless `arch` is a known name, `file.py:factory`, `package.module:factory`, `timm:NAME`.
 
-    Imports neither torch nor torchvision. What lies behind a path is only looked for, not run: its factory is found
-    and called by `build`.
+    Imports neither torch nor torchvision. What lies behind a path is looked for but not run: `build`
+    finds the factory and calls it.
     """
     if from_timm.matches(arch):
         return
@@ -52,18 +51,16 @@ def build(
 ) -> nn.Module:
     """The network `arch` for images of `shape` (channels, height, width) and `classes` outputs, on the CPU.
 
-    With `pretrained` it starts from the weights that its makers published, with `weights` from those of a file
-    (see `weights_file.load`), else from random ones drawn from torch's global generator: the same seed gives the
-    same network. Raises PruningError for an unknown or failing architecture, for weights that do not fit, and for
-    a network that cannot take the images (see `trial.check`).
+    With `pretrained` it starts from the weights that its makers published, with `weights` from those of a
+    file (see `weights_file.load`), else from random ones drawn from torch's global generator: the same seed
+    gives the same network. Raises PruningError for an unknown or failing architecture, for weights that do not
+    fit, and for a network that cannot take the images (see `trial.check`).
     """
     from pruning.models import trial, weights_file
 
     known(arch)
     if pretrained and weights is not None:
-        raise PruningError(
-            f"Both pretrained weights and the weights file {weights} are asked for: choose one of them."
-        )
+        raise PruningError(f"Both --pretrained and --weights {weights} are given: choose one of them.")
     model = _make(arch, classes, shape[0], pretrained)
     trial.check(model, shape, classes, arch)
     if weights is not None:
@@ -78,7 +75,8 @@ def _make(arch: str, classes: int, channels: int, pretrained: bool) -> nn.Module
         return from_torchvision.make(arch, classes, channels, pretrained)
     if pretrained:
         raise PruningError(
-            f"There are no published weights of {arch} to start from: leave --pretrained out, or give a file with --weights."
+            f"There are no published weights of {arch} to start from: "
+            "leave --pretrained out, or give a file with --weights."
         )
     if users_own.matches(arch):
         return users_own.make(arch, classes, channels)

@@ -19,7 +19,7 @@ def matches(arch: str) -> bool:
 
 
 def make(arch: str, classes: int, channels: int, pretrained: bool) -> nn.Module:
-    """The network `timm:NAME`; raises PruningError when timm is missing, does not know NAME, or cannot make it so."""
+    """The network `timm:NAME`; PruningError if timm is missing, does not know it, or cannot make it so."""
     name = arch.removeprefix(PREFIX)
     try:
         import timm
@@ -31,5 +31,6 @@ def make(arch: str, classes: int, channels: int, pretrained: bool) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels)
     except Exception as error:
         raise PruningError(
-            f"timm cannot make {name} for {classes} classes and {channels} channels: {type(error).__name__}: {error}"
+            f"timm cannot make {name} for {classes} classes and {channels} channels "
+            f"({type(error).__name__}: {error})."
         ) from error

@@ -27,8 +27,9 @@ class LeNet5(nn.Module):
 
 @ARCHITECTURES.register("lenet5", input="1x28x28")
 def lenet5(classes: int, channels: int) -> nn.Module:
-    """Caffe's LeNet-5 (Han et al. 2015): 5x5 convolutions of 20 and 50 channels, linear layers 800-500-classes.
+    """Caffe's LeNet-5 (Han et al. 2015): 5x5 convolutions of 20 and 50 channels, linear 800-500-classes.
 
-    As in Caffe, the only ReLU is the one between the linear layers; the convolutions are followed by max-pooling alone.
+    As in Caffe, the only ReLU is the one between the linear layers; convolutions are followed by pooling
+    alone.
     """
     return LeNet5(classes, channels)

@@ -25,5 +25,5 @@ class LeNet300100(nn.Module):
 
 @ARCHITECTURES.register("lenet_300_100", input="1x28x28")
 def lenet_300_100(classes: int, channels: int) -> nn.Module:
-    """LeNet-300-100 (LeCun et al. 1998), linear layers 784-300-100-classes, with ReLU as in Han et al. 2015."""
+    """LeNet-300-100 (LeCun et al. 1998), linear 784-300-100-classes, with ReLU as in Han et al. 2015."""
     return LeNet300100(classes, channels)

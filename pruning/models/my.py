@@ -29,5 +29,5 @@ class My(nn.Module):
 
 @ARCHITECTURES.register("my", input="1x28x28")
 def my(classes: int, channels: int) -> nn.Module:
-    """The teaching program's LeNet-5: 3x3 convolutions of 6 and 16 channels, linear layers 400-120-84-classes."""
+    """The teaching program's LeNet-5: 3x3 convolutions of 6 and 16 channels, linear 400-120-84-classes."""
     return My(classes, channels)

@@ -1,7 +1,8 @@
-"""The residual networks for CIFAR of He et al. 2016 (arXiv 1512.03385, section 4.2), with shortcuts without parameters.
+"""The residual networks for CIFAR of He et al. 2016 (arXiv 1512.03385, section 4.2), shortcuts of option A.
 
-They are not torchvision's ResNets: a 3x3 stem without pooling, three stages of 16, 32 and 64 channels, depth 6n+2.
-Names in the state_dict (conv1, bn1, layer1.0.conv1, ..., linear) are those of the usual published weights files.
+They are not torchvision's ResNets: a 3x3 stem without pooling, three stages of 16, 32 and 64 channels, depth
+6n+2, and shortcuts without parameters. Names in the state_dict (conv1, bn1, layer1.0.conv1, ..., linear) are
+those of the usual published weights files.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pruning.registry import ARCHITECTURES
 
 
 def option_a(images: Tensor, channels: int) -> Tensor:
-    """Shortcut "A" of the paper into `channels` channels: every second pixel, and channels of zeros on both sides.
+    """Shortcut "A" of the paper into `channels` channels: every second pixel, padded with zeros.
 
-    (N, C, H, W) -> (N, channels, ceil(H/2), ceil(W/2)); the zeros are split equally before and after the C channels.
+    (N, C, H, W) -> (N, channels, ceil(H/2), ceil(W/2)); half of the added channels come before the C, half
+    after.
     """
     side = (channels - images.shape[1]) // 2
     return F.pad(images[:, :, ::2, ::2], (0, 0, 0, 0, side, side))

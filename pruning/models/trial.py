@@ -10,46 +10,47 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pruning.errors import PruningError
+from pruning.models.blueprint import unallocated
 from pruning.registry import ARCHITECTURES
 
+Shape = tuple[int, int, int]
 
-def check(model: nn.Module, shape: tuple[int, int, int], classes: int, arch: str | None = None) -> None:
-    """Raise PruningError unless `model` turns images of `shape` (channels, height, width) into `classes` logits each.
 
-    Two blank images go through it in evaluation mode without gradients; modes, buffers and random state are left as
-    they were. `arch` names the network in errors (its class if absent); a network that cannot take the shape is answered
-    with those of ours that can.
+def check(model: nn.Module, shape: Shape, classes: int, arch: str | None = None) -> None:
+    """Raise PruningError unless `model` turns images of `shape` (channels, height, width) into logits.
+
+    Two blank images go through it in evaluation mode without gradients, and must give `classes` logits each;
+    modes, buffers and random state are left as they were. `arch` names the network in errors (its class if
+    absent). If it cannot take the shape, the error names those of ours that can.
     """
     name = arch or type(model).__name__
-    wanted = (2, classes)
     try:
-        got = _tried(model, shape)
+        logits = _tried(model, shape)
     except Exception as error:
         raise PruningError(
-            f"{name} cannot take images of {_times(shape)} ({_short(error)}): {_fitting(shape, classes)}."
+            f"{name} cannot take {_times(shape)} images ({_short(error)}); {_fitting(shape, classes)}."
         ) from error
-    if not isinstance(got, Tensor):
+    if not isinstance(logits, Tensor):
         raise PruningError(
-            f"{name} returns a {type(got).__name__}, not a tensor with one row of {classes} logits per image."
+            f"{name} returns a {type(logits).__name__}, not one tensor with {classes} logits for each image."
         )
-    if got.shape != wanted:
+    if logits.shape != (2, classes):
         raise PruningError(
-            f"{name} returns {_times(got.shape)} for 2 images of {classes} classes, not {_times(wanted)}: "
-            "a factory is told the number of classes if it names a parameter num_classes or classes."
+            f"{name} returns {_times(logits.shape)} values for 2 images of {classes} classes, "
+            f"not 2x{classes}; a factory is told their number if it has a parameter num_classes or classes."
         )
 
 
-def fits(arch: str, shape: tuple[int, int, int], classes: int) -> bool:
-    """Whether the architecture of ours called `arch` takes images of `shape`; tried without memory or arithmetic."""
-    with torch.device("meta"):
-        model = ARCHITECTURES.get(arch)(classes, shape[0]).eval()
-        try:
-            return bool(model(torch.empty(2, *shape)).shape == (2, classes))
-        except Exception:
-            return False
+def fits(arch: str, shape: Shape, classes: int) -> bool:
+    """Whether our architecture `arch` takes images of `shape` (channels, height, width)."""
+    model = unallocated(lambda: ARCHITECTURES.get(arch)(classes, shape[0]))
+    try:
+        return bool(model(torch.empty(2, *shape, device="meta")).shape == (2, classes))
+    except RuntimeError:
+        return False
 
 
-def _tried(model: nn.Module, shape: tuple[int, int, int]) -> object:
+def _tried(model: nn.Module, shape: Shape) -> object:
     parameter = next(model.parameters(), torch.empty(0))
     images = torch.zeros(2, *shape, device=parameter.device, dtype=parameter.dtype)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), _evaluating(model):
@@ -71,12 +72,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _fitting(shape: tuple[int, int, int], classes: int) -> str:
+def _fitting(shape: Shape, classes: int) -> str:
     fitting = [arch for arch in ARCHITECTURES.names() if fits(arch, shape, classes)]
-    return f"of our own, {', '.join(fitting)} can" if fitting else "none of our own can either"
+    if not fitting:
+        return "no architecture of ours takes them"
+    return f"architectures that fit: {', '.join(fitting)}"
 
 
-def _times(shape: tuple[int, ...] | torch.Size) -> str:
+def _times(shape: Shape | torch.Size) -> str:
     return "x".join(str(size) for size in shape)
 
 

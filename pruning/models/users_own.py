@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+OWN_NAMES = "users_own_"  # what the modules made from files are called, before the file's own name
+
+
 def matches(arch: str) -> bool:
     """Whether `arch` says where a network is, rather than naming one."""
     return ":" in arch or arch.endswith(".py")
 
 
 def find(arch: str) -> tuple[ModuleSpec, str]:
-    """The module that `arch` points to, not yet run, and the name of the factory in it; PruningError if there is none."""
+    """The module that `arch` points to, not yet run, and its factory's name; PruningError without one."""
     where, _, factory = arch.rpartition(":")
     if not where or not factory:
         raise PruningError(
-            f"{arch!r} does not say which function makes the network: give path/to/net.py:factory or package.module:factory."
+            f"{arch!r} does not say which function makes the network: "
+            "give path/to/net.py:factory or package.module:factory."
         )
     return (_file(where) if where.endswith(".py") else _module(where)), factory
 
@@ -39,21 +43,21 @@ def find(arch: str) -> tuple[ModuleSpec, str]:
 def make(arch: str, classes: int, channels: int) -> nn.Module:
     """The network that the user's factory returns.
 
-    Of the keyword arguments `num_classes` or `classes` and `in_channels` or `channels`, the factory is given those that
-    its signature names. A file may import its neighbours. Raises PruningError when the code does not load, has no such
-    factory, or the factory fails or returns no nn.Module.
+    Of the keyword arguments `num_classes`, `classes`, `in_channels` and `channels`, the factory is given
+    those that its signature names. A file may import its neighbours. Raises PruningError when the code does
+    not load or has no such factory, and when the factory fails or returns no nn.Module.
     """
     from torch import nn
 
     spec, name = find(arch)
-    with _importable(Path(spec.origin or ".").parent):
-        factory = _factory(_run(spec), name, arch)
+    with _neighbours_importable(spec):
+        factory = _factory(_loaded(spec), name, arch)
         try:
             model = factory(**_arguments(factory, classes, channels))
         except (Exception, SystemExit) as error:
             raise PruningError(f"{arch} failed: {_told(error, spec)}.") from error
     if not isinstance(model, nn.Module):
-        raise PruningError(f"{arch} returned {type(model).__name__}, not a torch.nn.Module.")
+        raise PruningError(f"{arch} returned a {type(model).__name__}, not a torch.nn.Module.")
     return model
 
 
@@ -61,7 +65,7 @@ def _file(where: str) -> ModuleSpec:
     path = Path(where).expanduser()
     if not path.is_file():
         raise PruningError(f"There is no file {where} to take an architecture from.")
-    spec = importlib.util.spec_from_file_location(f"users_own_{path.stem}", path.resolve())
+    spec = importlib.util.spec_from_file_location(OWN_NAMES + path.stem, path.resolve())
     assert spec is not None, path
     return spec
 
@@ -70,54 +74,56 @@ def _module(where: str) -> ModuleSpec:
     try:
         spec = importlib.util.find_spec(where)
     except (Exception, SystemExit) as error:
-        raise PruningError(
-            f"The module {where} cannot be imported: {type(error).__name__}: {error}."
-        ) from error
+        raise PruningError(f"{where} cannot be imported: {type(error).__name__}: {error}.") from error
     if spec is None:
         raise PruningError(
-            f"There is no module {where} to take an architecture from (a file is given as path/to/net.py:factory)."
+            f"There is no module {where} to take an architecture from; "
+            "a file is given as path/to/net.py:factory."
         )
     return spec
 
 
 @contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
+def _neighbours_importable(spec: ModuleSpec) -> Iterator[None]:
+    """Within, a file can import the files beside it, as it could if Python had been started on it."""
+    folder = [str(Path(spec.origin).parent)] if spec.origin and spec.name.startswith(OWN_NAMES) else []
+    before = list(sys.path)
+    sys.path[:0] = folder
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path[:] = before
 
 
-def _run(spec: ModuleSpec) -> ModuleType:
+def _loaded(spec: ModuleSpec) -> ModuleType:
     try:
-        if spec.name in sys.modules and not spec.name.startswith("users_own_"):
-            return sys.modules[spec.name]
+        if not spec.name.startswith(OWN_NAMES):
+            return importlib.import_module(spec.name)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses, for one, look their module up while it runs
         assert spec.loader is not None, spec
         spec.loader.exec_module(module)
+        return module
     except (Exception, SystemExit) as error:
-        sys.modules.pop(spec.name, None)
         raise PruningError(f"{spec.origin} cannot be loaded: {_told(error, spec)}.") from error
-    return module
 
 
 def _factory(module: ModuleType, name: str, arch: str) -> Callable[..., Any]:
     from torch import nn
 
-    found = getattr(module, name, None)
-    if found is None:
-        own = [
-            key
-            for key, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", "") == module.__name__
-        ]
-        raise unknown(f"function of {arch.rpartition(':')[0]}", name, own)
-    if not callable(found) or isinstance(found, nn.Module):
-        raise PruningError(f"{arch} is a {type(found).__name__}, not a function that makes a network.")
-    factory: Callable[..., Any] = found
+    if not hasattr(module, name):
+        raise unknown(f"function of {arch.rpartition(':')[0]}", name, _functions(module))
+    factory: Callable[..., Any] = getattr(module, name)
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise PruningError(f"{arch} is a {type(factory).__name__}, not a function that makes a network.")
     return factory
+
+
+def _functions(module: ModuleType) -> list[str]:
+    own = [
+        key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__
+    ]
+    return [key for key in own if callable(getattr(module, key)) and not key.startswith("_")] or ["none"]
 
 
 def _arguments(factory: Callable[..., Any], classes: int, channels: int) -> dict[str, int]:
@@ -131,11 +137,10 @@ def _arguments(factory: Callable[..., Any], classes: int, channels: int) -> dict
 
 
 def _told(error: BaseException, spec: ModuleSpec) -> str:
-    """What went wrong in the user's code, with the last line of it that took part."""
+    """What went wrong in the user's code, and in which line of it, as one line of text."""
     if isinstance(error, SyntaxError):
-        return f"syntax error in line {error.lineno}: {error.msg}"
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin
-    ]
+        return f"syntax error in line {error.lineno} of {Path(error.filename or '?').name}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == spec.origin]
     line = f" (line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {error}{line}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{line}"

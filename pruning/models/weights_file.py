@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
 def load(model: nn.Module, path: Path, arch: str) -> None:
     """Fill `model` with the weights of the file `path`; `arch` names it in errors.
 
-    Prefixes that data parallelism (`module.`) and compilation (`_orig_mod.`) put before names are taken off. Raises
-    PruningError for a file that `read` refuses, and unless names and shapes are exactly the model's; only
-    `num_batches_tracked`, which old files lack, may be missing.
+    Prefixes that data parallelism (`module.`) and compilation (`_orig_mod.`) put before names are taken off.
+    Raises PruningError for a file that `read` refuses, and unless names and shapes are exactly the model's;
+    only `num_batches_tracked`, which old files lack, may be missing.
     """
     own = model.state_dict()
     given = {_bare(key, own): value for key, value in read(path).items()}
@@ -46,14 +47,15 @@ def load(model: nn.Module, path: Path, arch: str) -> None:
     ]
     if faults:
         raise PruningError(f"The weights of {path} are not those of {arch}: {'; '.join(faults)}.")
-    model.load_state_dict(given, strict=False)
+    own.update(given)
+    model.load_state_dict(own)
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, unwrapped from the usual nestings (`state_dict`, `model`, ...), on the CPU.
+    """The tensors of a weights file by name, out of the usual wrappings (`state_dict`, `model`, ...).
 
-    `.safetensors`, or `.pt`, `.pth`, `.th` as torch saves them. Nothing in the file is executed: one that would need
-    that is refused. Raises PruningError for it, and for what is missing, damaged, or no set of weights.
+    `.safetensors`, or `.pt`, `.pth`, `.th` as torch saves them. Nothing in the file is executed: one that
+    would need that is refused. Raises PruningError for it, and for what is missing, damaged, or no weights.
     """
     if not path.is_file():
         raise PruningError(f"There is no weights file {path}.")
@@ -76,17 +78,25 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        if code is None:
-            raise PruningError(f"{path} is damaged or no file of weights saved by torch.") from error
-        raise PruningError(
-            f"{path} is refused, because reading it would run code ({code[1]}): "
-            "a safe file holds nothing but tensors, as torch.save(model.state_dict(), path) writes."
-        ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on files that are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise PruningError(f"{path} is damaged or no file of weights saved by torch.") from error
+        raise PruningError(
+            f"{path} is refused: {_why_refused(error)}. "
+            "A weights file is what torch.save(model.state_dict(), path) writes."
+        ) from error
+
+
+def _why_refused(error: Exception) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named:
+        return f"besides tensors it holds {named[1]}, and reading that would run code"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript archive, which holds code"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged or was not saved by torch, and reading such a pickle could run code"
+    return "it is damaged or was not saved by torch"
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:

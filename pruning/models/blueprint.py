@@ -1,0 +1,63 @@
+"""Networks without memory: made on torch's meta device, to be counted or tried in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from pruning.models import from_torchvision, names
+from pruning.registry import ARCHITECTURES, unknown
+
+CLASSES = 10  # of the data sets that our own architectures are made for
+
+
+def blueprint(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The network `name` on the meta device, in evaluation mode, and the shape of image that it was made for.
+
+    Ours have 10 classes, torchvision's 1000 and the resolution of their published weights. Raises
+    PruningError for a name that is neither.
+    """
+    if name in ARCHITECTURES.names():
+        shape = _shape(ARCHITECTURES.entry(name).about["input"])
+        return unallocated(lambda: ARCHITECTURES.get(name)(CLASSES, shape[0])), shape
+    if name not in from_torchvision.NAMES:
+        raise unknown("architecture", name, names())
+    model = unallocated(lambda: from_torchvision.make(name, from_torchvision.CLASSES, 3, pretrained=False))
+    return model, (3, *from_torchvision.resolution(name, model))
+
+
+def facts(name: str) -> dict[str, Any]:
+    """Of the network `name`: `input` ("3x32x32"), `parameters` (a count); errors as of `blueprint`."""
+    model, shape = blueprint(name)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"input": "x".join(map(str, shape)), "parameters": parameters}
+
+
+def unallocated(make: Callable[[], nn.Module]) -> nn.Module:
+    """What `make` builds, on the meta device and in evaluation mode; random state is left as it was."""
+    with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
+        return make().to("meta").eval()
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Within, torch.empty, from which layers take their weights, allocates nothing.
+
+    A `with torch.device("meta")` would also move the tensors that some networks calculate their widths with.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.empty:
+            kwargs = {**kwargs, "device": "meta"}
+        return function(*args, **kwargs)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    channels, height, width = (int(size) for size in text.split("x"))
+    return channels, height, width
