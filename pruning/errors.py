@@ -1,9 +1,23 @@
-"""The one exception for what the user can mend."""
+"""The exceptions that the command line turns into one sentence and an exit code; no traceback is shown for them."""
 
 
 class PruningError(Exception):
-    """Something the user asked for cannot be done.
+    """Something the user asked for cannot be done (exit code 2).
 
     The message is one sentence (two at most): what is wrong, with the value that was given, and what would be right.
-    The command line prints it as it stands and exits with code 2; no traceback is shown.
     """
+
+
+class RunStoppedError(Exception):
+    """A run could not go on, through no fault of the command: disk full, loss not finite, ... (exit code 1).
+
+    What was saved before is kept; the message says what happened and what to try.
+    """
+
+
+class InterruptedRunError(Exception):
+    """A signal asked the run to stop, and everything is saved (exit code 128 + the signal's number)."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number

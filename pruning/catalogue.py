@@ -1,0 +1,69 @@
+"""What there is to choose from, as tables; read from the registries without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pruning import methods, models
+from pruning.registry import (
+    ALLOCATIONS,
+    ARCHITECTURES,
+    DATASETS,
+    FINETUNINGS,
+    SCHEDULES,
+    SCORES,
+    STRUCTURES,
+    Registry,
+    unknown,
+)
+
+Rows = tuple[list[str], list[list[str]]]
+
+
+def _methods() -> Rows:
+    rows = []
+    for name in methods.names():
+        allocation, score = methods.split(name)
+        about = SCORES.entry(score).about
+        needs = ", ".join(about.get("needs", ())) or "weights only"
+        rows.append([name, allocation, SCORES.entry(score).summary, needs, about.get("source", "")])
+    return ["method", "compared", "score", "needs", "source"], rows
+
+
+def _architectures() -> Rows:
+    ours = [
+        [entry.name, str(entry.about.get("input", "")), entry.summary] for entry in ARCHITECTURES.entries().values()
+    ]
+    others = [[name, "3x224x224", "torchvision"] for name in models.names() if name not in ARCHITECTURES.names()]
+    return ["architecture", "input", "what it is"], ours + others
+
+
+def _plain(registry: Registry) -> Callable[[], Rows]:
+    def rows() -> Rows:
+        return [registry.kind, "what it does"], [[entry.name, entry.summary] for entry in registry.entries().values()]
+
+    return rows
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "methods": _methods,
+    "architectures": _architectures,
+    "datasets": _plain(DATASETS),
+    "schedules": _plain(SCHEDULES),
+    "structures": _plain(STRUCTURES),
+    "finetunings": _plain(FINETUNINGS),
+    "allocations": _plain(ALLOCATIONS),
+    "scores": _plain(SCORES),
+}
+
+
+def kind(what: str) -> str:
+    """`what` if it is a kind of thing to list; PruningError with the nearest otherwise."""
+    if what not in KINDS:
+        raise unknown("list", what, KINDS)
+    return what
+
+
+def table(what: str) -> Rows:
+    """Column titles and rows of one kind."""
+    return KINDS[what]()

@@ -1,0 +1,195 @@
+"""The command line: options -> RunConfig -> experiment. Torch is imported only once there is work for it.
+
+The options of a run are made from the fields of `config.RunConfig`; a new field there is a new option here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+from pydantic.fields import FieldInfo
+
+from pruning import catalogue, records
+from pruning.config import PARTS, RunConfig, option, resolve
+from pruning.console import Console
+from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
+from pruning.signals import Signals
+
+SPELLINGS = {
+    "max_lr": ("--max-lr", "--max_lr"),
+    "save_path": ("--save-path", "--save_path"),
+    "prune_classifier": ("--prune-classifier/--keep-classifier",),
+}
+
+app = typer.Typer(
+    add_completion=False,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 2 the user's mistake, 130 or 143 interrupted, 1 anything else."""
+    sys.exit(_exit_code(sys.argv[1:]))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        outcome = app(arguments, standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except (PruningError, TyperException) as error:
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        Console().error(message)
+        return 2
+    except RunStoppedError as error:
+        Console().error(str(error))
+        return 1
+    except InterruptedRunError as error:
+        name = signal.Signals(error.signal_number).name
+        Console().warning(f"stopped by {name}; everything is saved, and the same command goes on from here.")
+        return 128 + error.signal_number
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def run(
+    context: typer.Context,
+    config_file: Path | None,
+    resume: Path | None,
+    fresh: bool,
+    options: dict[str, Any],
+) -> None:
+    """Train a network, prune it in rounds, fine-tune after each, and leave a record of what that did.
+
+    python main.py --arch my --method global_mag --sparsity 0.9
+
+    The same command again resumes a run that was interrupted, and shows one that is finished.
+    """
+    if context.invoked_subcommand is not None:
+        if options or config_file or resume or fresh:
+            raise PruningError(f"Options of a run do not go with the command {context.invoked_subcommand!r}.")
+        return
+    if resume is not None:
+        options = {**records.saved_options(resume), **options}
+    config = resolve(options, config_file)
+    console = Console(quiet=config.quiet)
+    result = None if fresh or config.dry_run else records.finished(config)
+    if result is None:
+        result = _do(config, console, fresh=fresh)
+        console.result(result, str(records.folder_of(config).path))
+    else:
+        console.result(result, str(records.folder_of(config).path))
+        console.note("This run was finished before; --fresh runs it anew.")
+
+
+def _do(config: RunConfig, console: Console, *, fresh: bool) -> dict[str, Any]:
+    from pruning.experiment import run as experiment
+
+    class Watcher(Signals):
+        event = staticmethod(console.event)
+        progress = staticmethod(console.progress)
+
+    try:
+        with Watcher() as watcher:
+            return experiment(config, watcher, fresh=fresh)
+    finally:
+        console.close()
+
+
+@app.command("list")
+def list_choices(
+    what: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(catalogue.KINDS)}.")] = None,
+) -> None:
+    """Show what there is to choose from: methods, architectures, data sets, schedules, ..."""
+    console = Console()
+    for kind in catalogue.KINDS if what is None else [catalogue.kind(what)]:
+        console.table(kind, *catalogue.table(kind))
+
+
+def _run_command() -> Callable[..., None]:
+    """The callback of the bare command: one parameter for each field of RunConfig, handed to `run` as given."""
+
+    def command(context: typer.Context, **given: Any) -> None:
+        own = {name: given.pop(name) for name in ("config_file", "resume", "fresh")}
+        options = {name: value for name, value in given.items() if value not in (None, [])}
+        run(context, options=options, **own)
+
+    panel = "This call"
+    own = {
+        "config_file": Annotated[
+            Path | None,
+            typer.Option("--config", help="YAML file with options of the same names.", rich_help_panel=panel),
+        ],
+        "resume": Annotated[
+            Path | None, typer.Option("--resume", help="Continue the run in this folder.", rich_help_panel=panel)
+        ],
+        "fresh": Annotated[
+            bool, typer.Option("--fresh", help="Run anew, dense training included.", rich_help_panel=panel)
+        ],
+    }
+    hints: dict[str, Any] = {"context": typer.Context}
+    hints |= {
+        name: _annotation(name, field, part.__doc__ or "")
+        for part in PARTS
+        for name, field in part.model_fields.items()
+    }
+    hints |= own
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY if name != "context" else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            annotation=hint,
+            default=inspect.Parameter.empty if name == "context" else (False if name == "fresh" else None),
+        )
+        for name, hint in hints.items()
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = hints
+    command.__doc__ = run.__doc__
+    return command
+
+
+def _annotation(name: str, field: FieldInfo, panel: str) -> Any:
+    """A field as Typer wants it: its type, None when it is not given, and the help."""
+    kind = _plain_type(field.annotation)
+    spelling = SPELLINGS.get(name) or (
+        (f"{option(name)}/--no-{name.replace('_', '-')}",) if kind is bool else (option(name),)
+    )
+    shown = "" if field.default in (None, ()) or kind is bool else f" (default: {field.default})"
+    return Annotated[
+        kind | None,
+        typer.Option(
+            *spelling,
+            help=f"{(field.description or '').rstrip('.')}{shown}.",
+            show_default=False,
+            rich_help_panel=panel,
+        ),
+    ]
+
+
+def _plain_type(annotation: Any) -> Any:
+    """int for `int | None`, str for a Literal, list[str] for a tuple of strings."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    if typing.get_origin(annotation) is typing.Literal:
+        return str
+    return list[str] if typing.get_origin(annotation) is tuple else annotation
+
+
+app.callback()(_run_command())

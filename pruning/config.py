@@ -1,0 +1,364 @@
+"""What a run is: every option once, with its default, its bounds and the sentence that the help shows.
+
+A field here is at once the command-line option (`max_lr` is `--max-lr`), the YAML key and the entry in a record's
+`config`. Values are merged in `resolve`: command line, then YAML file, then the defaults below.
+
+The parts group the fields by what they determine: `Data`, `Network`, `DenseTraining` and `Machine` together determine
+the dense network; all but `Record` together determine the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pruning import methods, models
+from pruning.errors import PruningError
+from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unknown
+
+AMOUNTS = ("sparsity", "compression", "count")
+DEFAULT_SPARSITY = 0.9
+DEFAULT_ROUNDS = 3
+LARGEST_CONFIG_FILE = 1_000_000  # bytes; no configuration is as long, and a larger file is a mistake or an attack
+
+
+class Part(BaseModel):
+    """A group of options; unknown fields are errors, and a configuration never changes once it is resolved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Part):
+    """Data"""
+
+    dataset: str | None = Field(None, description="Data set (see `list datasets`; default: fashion_mini, or folder with --data).")
+    data: Path | None = Field(
+        None,
+        description="Folder of images, one sub-folder a class; or, with --dataset, where that data set lies.",
+    )
+    validation: float = Field(0.1, gt=0, lt=1, description="Fraction of the training set held out, by seed.")
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str | None) -> str | None:
+        return name if name is None else DATASETS.entry(name).name
+
+    @field_validator("data")
+    @classmethod
+    def _data_exists(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise PruningError(f"--data {folder}: no such folder; give the folder that holds the images.")
+        return folder
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_dataset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("dataset") is None:
+            values = {**values, "dataset": "fashion_mini" if values.get("data") is None else "folder"}
+        return values
+
+
+class Network(Part):
+    """Network"""
+
+    arch: str = Field(
+        "my", description="Architecture (see `list architectures`), or your own: path/to/net.py:factory."
+    )
+    pretrained: bool = Field(False, description="Start from torchvision's published weights.")
+    weights: Path | None = Field(
+        None, description="Start from the weights in this file (.safetensors, .pt, .pth, .th)."
+    )
+
+    @field_validator("arch")
+    @classmethod
+    def _known_architecture(cls, arch: str) -> str:
+        models.known(arch)
+        return arch
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_exist(cls, file: Path | None) -> Path | None:
+        if file is not None and not file.is_file():
+            raise PruningError(f"--weights {file}: no such file; give a .safetensors, .pt, .pth or .th file.")
+        return file
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> Self:
+        if self.pretrained and self.weights is not None:
+            raise PruningError("--pretrained and --weights both name the weights to start from; give one of them.")
+        return self
+
+
+class DenseTraining(Part):
+    """Dense training"""
+
+    epochs: int = Field(10, ge=0, description="Epochs of dense training.")
+    lr: float = Field(0.1, gt=0, description="Base learning rate; the peak too, unless --max-lr is given.")
+    max_lr: float | None = Field(None, gt=0, description="Peak of the one-cycle learning rate (default: --lr).")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty on all parameters.")
+    batch_size: int = Field(128, ge=1, description="Images in a training batch.")
+    test_batch_size: int = Field(1000, ge=1, description="Images in an evaluation batch.")
+
+    @model_validator(mode="after")
+    def _peak_above_base(self) -> Self:
+        if self.max_lr is not None and self.max_lr < self.lr:
+            raise PruningError(
+                f"--max-lr {self.max_lr:g} is below --lr {self.lr:g}; the peak must be at least the base."
+            )
+        return self
+
+
+class Pruning(Part):
+    """Pruning"""
+
+    method: str = Field("global_mag", description="Pruning method, {allocation}_{score} (see `list methods`).")
+    sparsity: float | None = Field(
+        None, ge=0, le=1, description="Fraction of the prunable weights to remove in the end (default: 0.9)."
+    )
+    compression: float | None = Field(
+        None, ge=1, description="Instead: all parameters / non-zero parameters to reach in the end."
+    )
+    count: int | None = Field(
+        None, ge=0, description="Instead: how many weights to remove (from each layer, for layerwise methods)."
+    )
+    rounds: int | None = Field(None, ge=1, description="Prune and fine-tune steps (default: 3; one_shot: 1).")
+    schedule: str = Field("geometric", description="How the amount grows over the rounds (see `list schedules`).")
+    structure: str = Field("weight", description="What is removed together (see `list structures`).")
+    include: tuple[str, ...] = Field((), description="Prune these parameters too (pattern; may be repeated).")
+    exclude: tuple[str, ...] = Field((), description="Leave these parameters alone (pattern; may be repeated).")
+    prune_classifier: bool = Field(False, description="Prune the last layer too.")
+    score_batches: int = Field(8, ge=1, description="Training batches that scores which need data look at.")
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        methods.split(name)
+        return name
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_schedule(cls, name: str) -> str:
+        return SCHEDULES.entry(name).name
+
+    @field_validator("structure")
+    @classmethod
+    def _known_structure(cls, name: str) -> str:
+        return STRUCTURES.entry(name).name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_amount(cls, values: dict[str, Any]) -> dict[str, Any]:
+        given = [name for name in AMOUNTS if values.get(name) is not None]
+        if len(given) > 1:
+            raise PruningError(f"{_options(given)} both say how much to remove; give one of them.")
+        return values if given else {**values, "sparsity": DEFAULT_SPARSITY}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rounds_of_schedule(cls, values: dict[str, Any]) -> dict[str, Any]:
+        schedule = values.get("schedule", "geometric")
+        fixed = SCHEDULES.entries()[schedule].about.get("rounds") if schedule in SCHEDULES.names() else None
+        if values.get("rounds") is None:
+            return {**values, "rounds": fixed or DEFAULT_ROUNDS}
+        if fixed is not None and values["rounds"] != fixed:
+            raise PruningError(
+                f"--schedule {schedule} has {fixed} round, but --rounds is {values['rounds']}; "
+                "leave --rounds out, or choose geometric or linear."
+            )
+        return values
+
+
+class Finetuning(Part):
+    """Fine-tuning"""
+
+    finetune: str = Field("go_on", description="What follows each pruning (see `list finetunings`).")
+    finetune_epochs: int = Field(3, ge=0, description="Epochs of fine-tuning in each round.")
+    finetune_lr: float = Field(0.05, gt=0, description="Peak of the one-cycle learning rate in each round.")
+    rewind_epoch: int = Field(1, ge=0, description="Epoch of the dense training that `rewind` goes back to.")
+
+    @field_validator("finetune")
+    @classmethod
+    def _known_policy(cls, name: str) -> str:
+        return FINETUNINGS.entry(name).name
+
+
+class Machine(Part):
+    """Machine"""
+
+    seed: int = Field(0, ge=0, lt=2**63, description="Determines everything that is drawn at random.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of training and evaluation.")
+    threads: int | None = Field(None, ge=1, description="CPU threads (default: one a core).")
+    deterministic: bool = Field(False, description="Bit-identical repetition on GPUs too, at some cost in speed.")
+
+    @field_validator("device")
+    @classmethod
+    def _device_spelling(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise unknown("device", device, ["auto", "cpu", "cuda", "cuda:0", "mps"])
+        return device
+
+
+class Record(Part):
+    """Record"""
+
+    runs_dir: Path = Field(Path("runs"), description="Folder that holds the records.")
+    name: str | None = Field(None, description="Name of the run's folder (default: made from the options).")
+    log_interval: int = Field(100, ge=1, description="Batches between two lines of the log.")
+    checkpoint_interval: float = Field(30.0, gt=0, description="Seconds between two checkpoints.")
+    save_model: bool = Field(False, description="Also save the final network at --save-path.")
+    save_path: Path | None = Field(
+        None, description="File for --save-model, .safetensors or .pt (default: ARCH-pruned.safetensors)."
+    )
+    dry_run: bool = Field(False, description="Pass once through everything in seconds; the numbers mean nothing.")
+    quiet: bool = Field(False, description="Print warnings and errors only.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_stays_in_folder(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}", name):
+            raise PruningError(
+                f"--name {name!r}: a run's name is letters, digits and . _ = + - only, and begins with a letter or digit."
+            )
+        return name
+
+    @field_validator("save_path")
+    @classmethod
+    def _save_path_suffix(cls, path: Path | None) -> Path | None:
+        if path is not None and path.suffix not in (".safetensors", ".pt"):
+            raise PruningError(f"--save-path {path}: the file's name must end in .safetensors or .pt.")
+        return path
+
+
+PARTS: tuple[type[Part], ...] = (Data, Network, DenseTraining, Pruning, Finetuning, Machine, Record)
+DENSE_PARTS = (Data, Network, DenseTraining, Machine)
+
+
+class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Data):
+    """One run, fully resolved. Raises PruningError (through `resolve`) for values that make no run."""
+
+    @model_validator(mode="after")
+    def _rewind_within_training(self) -> Self:
+        rewinds = FINETUNINGS.entry(self.finetune).about.get("rewinds", False)
+        if rewinds and self.rewind_epoch > self.epochs:
+            raise PruningError(
+                f"--rewind-epoch {self.rewind_epoch} is beyond the dense training; give 0 to {self.epochs} (--epochs)."
+            )
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """All fields as JSON and YAML hold them."""
+        return self.model_dump(mode="json")
+
+    def of_parts(self, parts: Iterable[type[Part]]) -> dict[str, Any]:
+        """The fields of some parts only, as JSON holds them."""
+        names = {name for part in parts for name in part.model_fields}
+        return {name: value for name, value in self.plain().items() if name in names}
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that determine the result, and so which run this is."""
+        parts = [part for part in PARTS if part is not Record]
+        return {**self.of_parts(parts), "dry_run": self.dry_run}
+
+    def run_name(self) -> str:
+        """The folder's name: --name, or the main choices and eight digits of a hash over all that matter."""
+        if self.name is not None:
+            return self.name
+        kind, value = next((kind, getattr(self, kind)) for kind in AMOUNTS if getattr(self, kind) is not None)
+        words = [str(self.dataset), self.arch_word(), self.method, f"{kind}{value:g}", f"seed{self.seed}"]
+        words.append(digest(self.identity())[:8])
+        if self.dry_run:
+            words.insert(0, "dry-run")
+        return "-".join(words)
+
+    def arch_word(self) -> str:
+        """The architecture as a part of a file's name: the end of a path, and no characters that mean something."""
+        return re.sub(r"[^A-Za-z0-9._]+", "_", self.arch)[-40:].strip("._")
+
+
+def digest(values: Any) -> str:
+    """Hexadecimal SHA-256 of JSON-able values, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
+    """The configuration of a run: `options` (command line) over the YAML `file` over the defaults.
+
+    Raises PruningError, in one sentence, for a value that is not possible.
+    """
+    base = read_yaml(file) if file is not None else {}
+    if any(options.get(name) is not None for name in AMOUNTS):
+        base = {name: value for name, value in base.items() if name not in AMOUNTS}
+    if "schedule" in options and "rounds" not in options:
+        base = {name: value for name, value in base.items() if name != "rounds"}
+    values = {**base, **options}
+    for name in values:
+        if name not in RunConfig.model_fields:
+            raise _in_file(file, unknown("option", name, RunConfig.model_fields))
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _sentence(error, file if set(base) - set(options) else None, options) from None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; PruningError when the file is not one (missing, binary, tabs, a list, ...)."""
+    try:
+        if file.stat().st_size > LARGEST_CONFIG_FILE:
+            raise PruningError(f"--config {file}: larger than {LARGEST_CONFIG_FILE:,} bytes; not a configuration.")
+        text = file.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise PruningError(f"--config {file}: YAML aliases (*name) are not accepted; write the value out.")
+        values = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise PruningError(f"--config {file}: no such file.") from None
+    except OSError as error:
+        raise PruningError(f"--config {file}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise PruningError(f"--config {file}: not a text file; give YAML with one `option: value` a line.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise PruningError(f"--config {file}: not valid YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise PruningError(f"--config {file}: holds no options; write one `option: value` a line, such as `arch: my`.")
+    return values
+
+
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """`option: saved, asked` for every field in which two identities differ."""
+    names = sorted(set(saved) | set(asked))
+    return [
+        f"{option(name)} was {saved.get(name)!r}, now {asked.get(name)!r}"
+        for name in names
+        if saved.get(name) != asked.get(name)
+    ]
+
+
+def option(name: str) -> str:
+    """A field's spelling on the command line: max_lr -> --max-lr."""
+    return "--" + name.replace("_", "-")
+
+
+def _options(names: Iterable[str]) -> str:
+    return " and ".join(option(name) for name in names)
+
+
+def _in_file(file: Path | None, error: PruningError) -> PruningError:
+    return error if file is None else PruningError(f"{file}: {error}")
+
+
+def _sentence(error: ValidationError, file: Path | None, options: Mapping[str, Any]) -> PruningError:
+    """pydantic's first complaint as one sentence that names option, value and bound."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    about = RunConfig.model_fields[name].description or ""
+    meaning = about.split(" (default")[0].rstrip(".")
+    where = f"{file}: " if file is not None and name not in options else ""
+    return PruningError(f"{where}{option(name)} {first['input']}: {message} ({meaning[0].lower()}{meaning[1:]}).")

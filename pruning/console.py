@@ -1,0 +1,270 @@
+"""Everything the terminal shows. On a terminal with colours and a progress bar, into a file the same as plain lines.
+
+`Console` is told what happens as events (see `session.Session.emit`) and has one method for each kind it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+BAR_WIDTH = 24
+
+
+class Console:
+    """Shows a run. `quiet` leaves warnings only; colours follow NO_COLOR and whether the output is a terminal."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._out = RichConsole(highlight=False, quiet=quiet)
+        self._err = RichConsole(highlight=False, stderr=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._shown_reading = ""
+
+    # --- what a run tells -----------------------------------------------------------------------------------------
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Show an event; kinds that have no method here are for the log only."""
+        show = getattr(self, f"_show_{event['event']}", None)
+        if show is not None:
+            show(event)
+
+    def progress(self, done: int, total: int) -> None:
+        """Move the bar over the whole experiment; there is none where the output is no terminal."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _show_reading(self, event: Mapping[str, Any]) -> None:
+        # Once per kind of thing read, and every quarter of it: enough for a log, and no flood.
+        quarter = f"{event['what']} {4 * event['done'] // max(event['total'], 1)}"
+        if quarter != self._shown_reading:
+            self._shown_reading = quarter
+            self._line(f"reading {event['what']}: {event['done']:,} of {event['total']:,}", style="dim")
+
+    def _show_start(self, event: Mapping[str, Any]) -> None:
+        for name, text in _header(event):
+            self._out.print(Text.assemble((f"{name:<10}", "bold"), text), soft_wrap=True)
+        self._out.print()
+        if self._out.is_terminal and not self._out.quiet:
+            self._bar = _bar(self._out)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=event["batches"])
+
+    def _show_waiting(self, event: Mapping[str, Any]) -> None:
+        self._line(event["message"], style="yellow")
+
+    def _show_resumed(self, event: Mapping[str, Any]) -> None:
+        self._line(f"resumed after {event['rounds']} complete rounds", style="yellow")
+
+    def _show_dense(self, event: Mapping[str, Any]) -> None:
+        if event["cached"]:
+            self._line("dense network: taken from the cache, trained before with the same options", style="dim")
+
+    def _show_batch(self, event: Mapping[str, Any]) -> None:
+        self._line(
+            f"{_phase(event):<12} epoch {event['epoch']:>3}  batch {event['batch']:>5}/{event['batches']}  "
+            f"loss {event['loss']:.4f}  accuracy {event['accuracy']:5.1f} %  lr {event['lr']:.4g}",
+            style="dim",
+        )
+
+    def _show_evaluation(self, event: Mapping[str, Any]) -> None:
+        if event["split"] == "validation":
+            self._line(
+                f"{_phase(event):<12} epoch {event['epoch']:>3}  validation   "
+                f"loss {event['loss']:.4f}  accuracy {event['top1']:5.1f} %"
+            )
+        elif event["what"] == "dense":
+            self._line(
+                f"dense        test: top-1 {event['top1']:.2f} %, top-5 {event['top5']:.2f} %, loss {event['loss']:.4f}",
+                style="bold",
+            )
+
+    def _show_round(self, event: Mapping[str, Any]) -> None:
+        self._line(
+            f"round {event['round']}      sparsity {100 * event['sparsity']:.2f} % "
+            f"(target {100 * event['target_sparsity']:.2f} %), compression {_times(event['compression_ratio'])}, "
+            f"theoretical speedup {_times(event['theoretical_speedup'])}, "
+            f"top-1 {event['top1_before_finetune']:.2f} % -> {event['top1']:.2f} %",
+            style="bold green",
+        )
+
+    def _show_warning(self, event: Mapping[str, Any]) -> None:
+        self.warning(event["message"])
+
+    # --- what the commands say --------------------------------------------------------------------------------------
+
+    def warning(self, message: str) -> None:
+        self._say("warning", message, "yellow")
+
+    def error(self, message: str) -> None:
+        self.close()
+        self._say("error", message, "red")
+
+    def note(self, message: str) -> None:
+        """A line that is no error, such as how to go on."""
+        self.close()
+        self._out.print(Text(message), soft_wrap=True)
+
+    def result(self, result: Mapping[str, Any], path: str) -> None:
+        """The record of a complete run: rounds, dense against pruned, layers, and where it lies."""
+        self.close()
+        for table in (_rounds_table(result), _comparison_table(result), self._layers_table(result)):
+            self._out.print()
+            self._out.print(table)
+        for message in result["warnings"]:
+            self.warning(message)
+        timing = result["timing"]
+        stages = ", ".join(f"{stage.replace('_', ' ')} {timing[stage]:.1f}" for stage in timing if stage != "total")
+        self._out.print(f"\nseconds: {stages}; in all {timing['total']:.1f}", soft_wrap=True)
+        self._out.print(Text.assemble("record: ", (f"{path}/result.json", "bold")), soft_wrap=True)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self._out.print(table)
+
+    def _layers_table(self, result: Mapping[str, Any]) -> Table:
+        full, empty = ("█", "░") if self._can_show("█░") else ("#", ".")
+        table = Table(title="layers", title_justify="left", box=None, pad_edge=False, header_style="bold")
+        table.add_column("layer")
+        table.add_column("shape", justify="right")
+        table.add_column("weights", justify="right")
+        table.add_column("removed", justify="right")
+        table.add_column("sparsity", justify="right")
+        table.add_column("", no_wrap=True)
+        for layer in result["layers"]:
+            filled = round(BAR_WIDTH * layer["sparsity"])
+            bar = full * filled + empty * (BAR_WIDTH - filled)
+            table.add_row(
+                layer["name"],
+                "x".join(str(length) for length in layer["shape"]),
+                f"{layer['weights']:,}",
+                f"{layer['weights'] - layer['nonzero']:,}",
+                _percent(layer["sparsity"]),
+                Text(bar if layer["pruned"] else "kept", "green" if layer["pruned"] else "dim"),
+            )
+        return table
+
+    def _can_show(self, characters: str) -> bool:
+        try:
+            characters.encode(self._out.encoding)
+        except UnicodeEncodeError:
+            return False
+        return True
+
+    def _say(self, kind: str, message: str, style: str) -> None:
+        self._err.print(Text.assemble((f"{kind}: ", f"bold {style}"), message), soft_wrap=True)
+
+    def _line(self, text: str, style: str = "") -> None:
+        self._out.print(Text(text, style), soft_wrap=True)
+
+
+def _bar(console: RichConsole) -> Progress:
+    return Progress(
+        TextColumn("whole run"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _phase(event: Mapping[str, Any]) -> str:
+    return f"finetune {event['round']}" if event.get("round") else str(event.get("phase", ""))
+
+
+def _header(event: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What will be run, as name and text of a few lines."""
+    config, images = event["config"], event["images"]
+    peak = config["max_lr"] or config["lr"]
+    sparsities = ", ".join(_percent(sparsity) for sparsity in event["sparsities"])
+    shape = "x".join(str(length) for length in images["shape"])
+    rounds = f"{config['rounds']} round" + ("s" if config["rounds"] > 1 else "")
+    finetuning = f"{config['finetune']}, {config['finetune_epochs']} epochs a round, learning rate up to "
+    finetuning += f"{config['finetune_lr']:g}"
+    return [
+        (
+            "data",
+            f"{config['dataset']}: {images['train']:,} training, {images['validation']:,} validation, "
+            f"{images['test']:,} test images, {shape}, {images['classes']} classes",
+        ),
+        (
+            "network",
+            f"{config['arch']}: {event['parameters']:,} parameters, {event['macs'] / 1e6:.4g} M multiply-adds; "
+            f"{event['prunable']:,} weights in {event['layers']} layers are prunable",
+        ),
+        (
+            "training",
+            f"{config['epochs']} epochs, learning rate up to {peak:g}, weight decay {config['weight_decay']:g}, "
+            f"batch {config['batch_size']}, seed {config['seed']}",
+        ),
+        ("pruning", f"{config['method']}, {rounds} ({config['schedule']}): sparsity {sparsities}"),
+        ("fine-tune", "none" if config["finetune"] == "none" else finetuning),
+        ("machine", f"{event['device']}, {event['threads']} threads, {config['precision']}"),
+        ("record", event["path"]),
+    ]
+
+
+def _rounds_table(result: Mapping[str, Any]) -> Table:
+    table = Table(title="rounds", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in ("round", "target", "sparsity", "compression", "speedup*", "top-1 pruned", "top-1 fine-tuned"):
+        table.add_column(column, justify="right")
+    for entry in result["rounds"]:
+        table.add_row(
+            str(entry["round"]),
+            _percent(entry["target_sparsity"]),
+            _percent(entry["sparsity"]),
+            _times(entry["compression_ratio"]),
+            _times(entry["theoretical_speedup"]),
+            f"{entry['top1_before_finetune']:.2f} %",
+            f"{entry['top1']:.2f} %",
+        )
+    return table
+
+
+def _comparison_table(result: Mapping[str, Any]) -> Table:
+    dense, final = result["dense"], result["final"]
+    table = Table(title="dense against pruned", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column("dense", justify="right")
+    table.add_column("pruned", justify="right")
+    rows = [
+        ("top-1", *(f"{entry['top1']:.2f} %" for entry in (dense, final))),
+        ("top-5", *(f"{entry['top5']:.2f} %" for entry in (dense, final))),
+        ("loss", *(f"{entry['loss']:.4f}" for entry in (dense, final))),
+        ("sparsity", *(_percent(entry["sparsity"]) for entry in (dense, final))),
+        ("compression ratio", *(_times(entry["compression_ratio"]) for entry in (dense, final))),
+        ("theoretical speedup*", *(_times(entry["theoretical_speedup"]) for entry in (dense, final))),
+        ("non-zero parameters", *(f"{entry['nonzero_parameters']:,}" for entry in (dense, final))),
+        ("multiply-adds", *(f"{entry['nonzero_macs']:,}" for entry in (dense, final))),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    table.caption = "* multiply-adds that remain, on paper: zeros alone make no network faster"
+    table.caption_justify = "left"
+    return table
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}x"

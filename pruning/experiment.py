@@ -1,0 +1,254 @@
+"""The experiment: train, then per round score -> mask -> fine-tune -> measure (Blalock et al. 2020, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning import data, machine, models, records, run_files
+from pruning.allocation import Amount, LayerSize
+from pruning.config import RunConfig
+from pruning.dense import basis, dense_network
+from pruning.layers import Layer, prunable
+from pruning.masks import FORMAT as MASKS_FORMAT
+from pruning.masks import Masks
+from pruning.measure import compute, size
+from pruning.methods import split
+from pruning.registry import FINETUNINGS
+from pruning.session import Clock, Observer, Session
+from pruning.step import choose
+from pruning.targets import amounts, sparsity_for_compression
+from pruning.training import Recipe, lies_channels_last
+
+STAGES = ("dense_training", "scoring", "masking", "finetuning", "evaluation", "total")
+DRY_BATCHES = 2  # of every pass over the data, in a dry run
+
+
+def run(config: RunConfig, observer: Observer, *, fresh: bool = False) -> dict[str, Any]:
+    """Do the experiment, or what is left of it, and return its record (the contents of result.json).
+
+    Raises PruningError before anything is written if the options make no experiment, RunStoppedError if it cannot go
+    on, InterruptedRunError if the observer says so; everything done until then is saved.
+    """
+    session = prepare(config, observer)
+    with run_files.hold(session.folder.lock, f"The run {session.folder.path.name}"):
+        fresh = fresh or config.dry_run
+        if fresh:
+            session.folder.clear()
+        elif (result := session.folder.read_result()) is not None:
+            return result
+        rewind = begin(session, fresh=fresh)
+        for number in range(len(session.progress.rounds) + 1, session.config.rounds + 1):
+            if session.progress.masked is None:
+                prune(session, number, rewind)
+            finetune(session, number)
+            close_round(session, number)
+        return finish(session)
+
+
+def prepare(config: RunConfig, observer: Observer) -> Session:
+    """Read the data and build the network; refuse whatever makes no experiment. Writes nothing."""
+    run_files.check_writable(config.runs_dir)
+    device = machine.choose_device(config.device)
+    machine.check_precision(config.precision, device)
+    machine.prepare(device, config.threads, config.deterministic)
+    clock = Clock(device)
+    config = _dry(config) if config.dry_run else config
+    images = data.load(
+        str(config.dataset),
+        folder=config.data,
+        device=device,
+        validation=config.validation,
+        seed=machine.derive_seed(config.seed, "validation"),
+        on_progress=lambda what, done, total: observer.event(
+            {"event": "reading", "what": what, "done": done, "total": total}
+        ),
+    )
+    torch.manual_seed(machine.derive_seed(config.seed, "weights"))
+    model = _build(config, images, device)
+    chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
+    session = Session(
+        config=config,
+        device=device,
+        data=images,
+        model=model,
+        layers=chosen,
+        steps=_steps(config, model, chosen),
+        trace=compute.trace(model, images.shape),
+        folder=records.folder_of(config),
+        observer=observer,
+        clock=clock,
+        limit=DRY_BATCHES if config.dry_run else None,
+        basis=basis(config, device, images, model),
+    )
+    session.announce()
+    return session
+
+
+def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
+    """Come to the dense network, or to where an earlier process left the run; return the state to rewind to, if any."""
+    records.refuse_other_run(session.config)
+    session.folder.write_config(session.config.plain())
+    found = session.checkpoints.load()
+    rewind = None
+    if found is None:
+        rewind = dense_network(session, fresh=fresh)
+        session.progress.dense = session.metrics(session.evaluate("dense"))
+        session.save()
+    else:
+        session.check_basis(found[1]["basis"])
+        session.open_log(found[1]["progress"]["log_length"], resumed=True)
+        if session.rewinds:
+            rewind = dense_network(session, fresh=False)
+        session.restore(*found)
+    if session.config.dry_run:
+        session.warn("Dry run: two batches of every pass over the data, so that no number here means anything.")
+    return rewind
+
+
+def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) -> None:
+    """Remove what round `number` shall have removed, evaluate, and put the weights in place to fine-tune from."""
+    config = session.config
+    target, amount = session.steps[number - 1]
+    seed = machine.derive_seed(config.seed, "score", number)
+    order = torch.randperm(len(session.data.train), generator=torch.Generator().manual_seed(seed))
+    batches = session.data.train.batches(config.batch_size, order=order, channels_last=lies_channels_last(session.model))
+    masks = choose(
+        session.model,
+        config.method,
+        amount.sparsity,
+        amount.count,
+        islice(batches, session.limit or config.score_batches),
+        config.include,
+        config.exclude,
+        seed,
+        masks=session.masks,
+        prune_classifier=config.prune_classifier,
+    )
+    session.masks = masks.apply(session.model)
+    _warn_of_empty_layers(session, masks)
+    session.emit(
+        "pruning",
+        round=number,
+        target_sparsity=target,
+        sparsity=masks.sparsity,
+        removed=masks.removed,
+        prunable=masks.total,
+    )
+    session.progress.masked = session.evaluate("pruned", round=number)
+    FINETUNINGS.get(config.finetune)(session.model, rewind)
+    masks.apply(session.model)
+    session.save()
+
+
+def finetune(session: Session, number: int) -> None:
+    """Train what is left, holding the masks."""
+    config = session.config
+    if not FINETUNINGS.entry(config.finetune).about["trains"]:
+        return
+    recipe = Recipe(
+        epochs=config.finetune_epochs,
+        batch_size=config.batch_size,
+        peak_lr=config.finetune_lr,
+        base_lr=None,
+        weight_decay=config.weight_decay,
+        precision=config.precision,
+        seed=machine.derive_seed(config.seed, "finetune", number),
+        limit=session.limit,
+    )
+    with session.clock.stage("finetuning"):
+        session.train(recipe, session.take_training(), session.save, phase="finetune", round=number)
+
+
+def close_round(session: Session, number: int) -> None:
+    """Measure the fine-tuned network and enter the round in the record."""
+    progress = session.progress
+    assert progress.masked is not None
+    entry = {
+        "round": number,
+        "target_sparsity": session.steps[number - 1][0],
+        "top1_before_finetune": progress.masked["top1"],
+        **session.metrics(session.evaluate("finetuned", round=number)),
+    }
+    progress.rounds.append(entry)
+    progress.masked = None
+    session.emit("round", **entry)
+    session.save()
+
+
+def finish(session: Session) -> dict[str, Any]:
+    """Write network, masks and, last, the record; return the record."""
+    config, folder, progress = session.config, session.folder, session.progress
+    assert session.masks is not None and progress.dense is not None
+    run_files.write_tensors(folder.model, session.model.state_dict())
+    run_files.write_tensors(folder.masks, session.masks, about=MASKS_FORMAT)
+    if config.save_model or config.save_path is not None:
+        path = config.save_path or Path(f"{config.arch_word()}-pruned.safetensors")
+        run_files.write_network(path, session.model.state_dict())
+    session.clock.lap()
+    final = {key: value for key, value in progress.rounds[-1].items() if key in progress.dense}
+    result = {
+        "schema_version": run_files.SCHEMA_VERSION,
+        "name": folder.path.name,
+        "config": config.plain(),
+        "environment": machine.environment(session.device),
+        "dense": progress.dense,
+        "rounds": progress.rounds,
+        "final": final,
+        "layers": session.layer_table(),
+        "timing": {stage: progress.timing.get(stage, 0.0) for stage in STAGES},
+        "warnings": progress.warnings,
+    }
+    folder.write_result(result)
+    session.emit("result", path=str(folder.path), **final)
+    return result
+
+
+def _build(config: RunConfig, images: data.Dataset, device: torch.device) -> nn.Module:
+    """The network with its first weights, on the device; convolutions are fastest with channels last there."""
+    model = models.build(
+        config.arch,
+        classes=len(images.classes),
+        shape=images.shape,
+        pretrained=config.pretrained,
+        weights=config.weights,
+    ).to(device)
+    if device.type in ("cpu", "cuda"):
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer]) -> list[tuple[float, Amount]]:
+    """The target sparsity and the amount of every round."""
+    sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in chosen]
+    if config.compression is not None:
+        total = sum(layer.size for layer in sizes)
+        sparsity = sparsity_for_compression(config.compression, size.count(model).parameters, total)
+        asked = Amount(sparsity=sparsity)
+    else:
+        asked = Amount(config.sparsity, config.count)
+    return amounts(asked, split(config.method)[0], config.schedule, config.rounds, sizes)
+
+
+def _dry(config: RunConfig) -> RunConfig:
+    """The same run, but one epoch where there are more."""
+    epochs = min(config.epochs, 1)
+    fewer = {
+        "epochs": epochs,
+        "rewind_epoch": min(config.rewind_epoch, epochs),
+        "finetune_epochs": min(config.finetune_epochs, 1),
+    }
+    return config.model_copy(update=fewer)
+
+
+def _warn_of_empty_layers(session: Session, masks: Masks) -> None:
+    for layer in masks.layers():
+        if layer.nonzero == 0:
+            session.warn(
+                f"{layer.name} has none of its {layer.weights:,} weights left: nothing passes through it but its bias."
+            )

@@ -1,0 +1,159 @@
+"""The machine a run uses: device, arithmetic, threads, seeds, and what to record of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruning.errors import PruningError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes CUDA, else MPS, else the CPU. PruningError if it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PruningError(
+            f"--device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; try --device auto."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise PruningError("--device mps: PyTorch sees no Metal device here; try --device auto.")
+    return device
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """PruningError where bf16 is asked for and the device has no arithmetic for it."""
+    if precision == "bf16" and not _has_bf16(device):
+        raise PruningError(f"--precision bf16: {device.type} has no bfloat16 arithmetic here; use --precision fp32.")
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return True
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a network computes at this precision; weights and optimizer stay in float32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def prepare(device: torch.device, threads: int | None, deterministic: bool) -> None:
+    """Set this process up for a run; before any tensor work, because worker threads inherit the settings.
+
+    Denormal numbers are flushed to zero: pruned networks on CPUs train up to ten times slower with them
+    (pytorch issue 46180).
+    """
+    torch.set_flush_denormal(True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed of 63 bits for one purpose, `derive_seed(seed, "shuffle", epoch)` say.
+
+    Everything random in a run is drawn from a generator seeded like this from the run's seed and the position in the
+    run. No generator's state therefore outlives a batch, and resuming needs none.
+    """
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def seed_everything(seed: int, device: torch.device) -> None:
+    """Seed what a network may draw from while it runs (dropout, stochastic depth): torch, Python and NumPy.
+
+    torch.manual_seed does the same for every device it knows and takes 0.1 ms, too long for every batch.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+@contextlib.contextmanager
+def memory_errors_explained(device: torch.device) -> Iterator[None]:
+    """Turn out-of-memory errors into a PruningError that says which option helps."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise PruningError(_out_of_memory(device)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise PruningError(_out_of_memory(device)) from error
+
+
+def _out_of_memory(device: torch.device) -> str:
+    return (
+        f"Out of memory on {device}: a smaller --batch-size (or --test-batch-size, where it was evaluating) helps; "
+        "the same command then starts a run of its own."
+    )
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, hardware and commit: what a reader needs to judge whether two records may be compared."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in ("pruning", "torch", "torchvision", "safetensors")},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with `+` when files differ from it; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        describe = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

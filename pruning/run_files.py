@@ -1,0 +1,369 @@
+"""The files of a run: every path, atomic writes, checkpoints, and who may write.
+
+A records folder (`runs`) holds::
+
+    <name>/config.yaml, events.jsonl, result.json, model.safetensors, masks.safetensors
+    <name>/state/              checkpoints: what resuming needs; gone when the run is complete
+    .dense/<key>/              dense trainings, shared by all runs that need the same one
+    .locks/                    one file per run and dense training; a process that writes holds it
+
+Every file is written beside its place, synced, then renamed, so that a reader finds either the old or the new one. Tensors
+are safetensors files; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import yaml
+
+from pruning.errors import PruningError, RunStoppedError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA_VERSION = 1
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places of one run's files."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def masks(self) -> Path:
+        return self.path / "masks.safetensors"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def lock(self) -> Path:
+        return self.path.parent / ".locks" / f"{self.path.name}.lock"
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The record of a complete run; None while there is none. PruningError if it is not readable JSON."""
+        try:
+            result = json.loads(self.result.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise PruningError(f"{self.result} is damaged ({error}); run the command again with --fresh.") from None
+        if not isinstance(result, dict) or result.get("schema_version") != SCHEMA_VERSION:
+            raise PruningError(f"{self.result} is no record of schema version {SCHEMA_VERSION}; try --fresh.")
+        return result
+
+    def read_config(self) -> dict[str, Any]:
+        """The options that the run was started with. PruningError if the folder holds no run."""
+        try:
+            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+            raise PruningError(f"{self.path} holds no run: {self.config} cannot be read ({reason}).") from None
+        if not isinstance(values, dict):
+            raise PruningError(f"{self.path} holds no run: {self.config} holds no options.")
+        return values
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        header = "# The whole resolved configuration; `main.py --config` on this file repeats the run.\n"
+        write_bytes(self.config, (header + yaml.safe_dump(dict(values), sort_keys=False)).encode())
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Last of all: its presence means that the run is complete. NaN and infinity are refused."""
+        write_bytes(self.result, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Remove everything the run left, for a fresh start; the result first, so that no half of it looks complete."""
+        self.result.unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class DenseFolder:
+    """The places of one cached dense training, shared by all runs whose options determine the same one."""
+
+    path: Path
+
+    @property
+    def network(self) -> Path:
+        return self.path / "network.safetensors"
+
+    @property
+    def facts(self) -> Path:
+        return self.path / "dense.json"
+
+    def snapshot(self, epoch: int) -> Path:
+        """The network's state after `epoch` epochs."""
+        return self.path / f"epoch-{epoch}.safetensors"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def lock(self) -> Path:
+        return self.path.parent.parent / ".locks" / f"dense-{self.path.name}.lock"
+
+    def read_facts(self) -> dict[str, Any] | None:
+        """What is known of the finished training; None while it is not finished (or its files are damaged)."""
+        try:
+            facts = json.loads(self.facts.read_text(encoding="utf-8"))
+            return facts if file_digest(self.network) == facts["network_sha256"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Last of all: from then on the training is used."""
+        sealed = {**facts, "network_sha256": file_digest(self.network)}
+        write_bytes(self.facts, json.dumps(sealed, indent=2, allow_nan=False).encode())
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def clear(self) -> None:
+        self.facts.unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def run_folder(runs_dir: Path, name: str) -> RunFolder:
+    return RunFolder(runs_dir / name)
+
+
+def dense_folder(runs_dir: Path, key: str) -> DenseFolder:
+    return DenseFolder(runs_dir / ".dense" / key)
+
+
+def check_writable(runs_dir: Path) -> None:
+    """PruningError unless records can be made in `runs_dir`; creates nothing."""
+    place = runs_dir
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise PruningError(f"--runs-dir {runs_dir}: {place} is not a folder; give a folder that can be written to.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PruningError(f"--runs-dir {runs_dir}: {place} cannot be written to; give another folder.")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file beside its place, sync it, rename it. RunStoppedError if the disk does not take it."""
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(content)
+
+    _write(path, write)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file like `write_bytes`; tensors are copied to the CPU first."""
+    from safetensors.torch import save_file
+
+    on_cpu = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    _write(path, lambda beside: save_file(on_cpu, beside, metadata=dict(about or {})))
+
+
+def write_network(path: Path, state: Mapping[str, Tensor]) -> None:
+    """A network's state as a safetensors file, or, with suffix .pt, as one for torch.load."""
+    if path.suffix == ".safetensors":
+        write_tensors(path, state)
+        return
+    import torch
+
+    on_cpu = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+    _write(path, lambda beside: torch.save(on_cpu, beside))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. OSError or safetensors' error if it is missing or damaged."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(beside)
+            _sync(beside)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        _sync(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error.strerror or str(error)) from error
+    except Exception as error:
+        # safetensors reports a full disk as an exception of its own
+        if "SafetensorError" not in type(error).__name__:
+            raise
+        raise _cannot_write(path, str(error)) from error
+
+
+def _cannot_write(path: Path, reason: str) -> RunStoppedError:
+    return RunStoppedError(
+        f"{path} could not be written ({reason}). What was saved before is whole: "
+        "make room, or restore the folder, and give the same command to go on."
+    )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_digest(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Checkpoints:
+    """Numbered checkpoints in a folder, each a safetensors file and a JSON file that is written after it.
+
+    The JSON file holds the other's digest, so a checkpoint of which anything is damaged or missing is passed over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        number = max(self._numbers(), default=0) + 1
+        write_tensors(self._tensors(number), tensors)
+        sealed = {"facts": dict(facts), "tensors_sha256": file_digest(self._tensors(number))}
+        write_bytes(self._facts(number), json.dumps(sealed, allow_nan=False).encode())
+        for old in sorted(self._numbers())[:-KEPT_CHECKPOINTS]:
+            self._facts(old).unlink(missing_ok=True)
+            self._tensors(old).unlink(missing_ok=True)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and facts of the newest checkpoint that is whole; None if there is none."""
+        for number in sorted(self._numbers(), reverse=True):
+            try:
+                sealed = json.loads(self._facts(number).read_text(encoding="utf-8"))
+                if file_digest(self._tensors(number)) == sealed["tensors_sha256"]:
+                    return read_tensors(self._tensors(number)), sealed["facts"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return None
+
+    def _numbers(self) -> list[int]:
+        return [int(path.stem) for path in self.folder.glob("*.safetensors") if path.stem.isdigit()]
+
+    def _tensors(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.safetensors"
+
+    def _facts(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.json"
+
+
+class EventLog:
+    """The run's events.jsonl: one JSON object a line, flushed at once.
+
+    Taken up again from a checkpoint it is cut back to where it stood then, so no event is there twice.
+    """
+
+    def __init__(self, path: Path, length: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file: IO[bytes] = path.open("ab")
+        self._file.truncate(min(length, path.stat().st_size))
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        try:
+            self._file.write((json.dumps(event, allow_nan=False) + "\n").encode())
+            self._file.flush()
+        except OSError as error:
+            raise _cannot_write(self._path, error.strerror or str(error)) from error
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+@contextlib.contextmanager
+def hold(
+    lock: Path,
+    what: str,
+    on_wait: Callable[[str], None] | None = None,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Hold a lock file while writing; the system lets go of it when the process ends, however it ends.
+
+    If another process holds it: PruningError that names that process; or, with `on_wait`, tell that and wait, calling
+    `while_waiting` (which may raise) ten times a second.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+")
+    except OSError as error:
+        raise PruningError(f"{lock} cannot be written ({error.strerror}); give another --runs-dir.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(file)
+            if on_wait is None:
+                raise PruningError(f"{what} is being done by {holder}; wait for it, or stop it first.") from None
+            on_wait(holder)
+            _wait_for(file, while_waiting)
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}))
+        file.flush()
+        yield
+
+
+def _wait_for(file: IO[str], while_waiting: Callable[[], None]) -> None:
+    while True:
+        while_waiting()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    try:
+        holder = json.loads(file.read())
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

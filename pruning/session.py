@@ -1,0 +1,347 @@
+"""A run while it is being done: what it works on, what is known so far, and saving both so that nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pruning.allocation import Amount
+from pruning.config import RunConfig, differences
+from pruning.data import Dataset
+from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
+from pruning.layers import Layer, prunable
+from pruning.masks import Masks
+from pruning.measure import compute, size
+from pruning.registry import FINETUNINGS
+from pruning.run_files import Checkpoints, EventLog, RunFolder
+from pruning.training import (
+    NotFiniteError,
+    Recipe,
+    TrainingState,
+    batches_an_epoch,
+    check_finite,
+    evaluate,
+    train,
+)
+
+TICK = 0.1  # seconds between two updates of the progress bar
+
+
+class Observer(Protocol):
+    """What watches a run: the terminal and the signals."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Something happened that the log keeps; `event["event"]` says what."""
+
+    def progress(self, done: int, total: int) -> None:
+        """So many training batches of the whole experiment are done."""
+
+    def check_stop(self) -> None:
+        """Raise InterruptedRunError if a signal asked the run to stop."""
+
+
+class Clock:
+    """Seconds spent in each stage and in all; of a stage within a stage only the inner one is charged."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._stage: str | None = None
+        self._since = time.perf_counter()
+
+    def lap(self) -> None:
+        """Charge the time since the last lap, work that the device still has to do included."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        for name in (self._stage, "total"):
+            if name is not None:
+                self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.lap()
+        outer, self._stage = self._stage, name
+        try:
+            yield
+        finally:
+            self.lap()
+            self._stage = outer
+
+
+@dataclass
+class Progress:
+    """Everything about a run that a checkpoint keeps as JSON.
+
+    `masked` is the evaluation of the network right after the current round's pruning; None before that pruning.
+    """
+
+    dense: dict[str, Any] | None = None
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    masked: dict[str, float] | None = None
+    warnings: list[str] = field(default_factory=list)
+    timing: dict[str, float] = field(default_factory=dict)
+    log_length: int = 0
+
+
+@dataclass
+class Session:
+    """A run's options, data, network and files, and how far it has come.
+
+    `steps` has every round's target sparsity and the amount to have removed by then;
+    `limit` is the number of batches in every pass over the data, None for all of them (anything else is a dry run);
+    `basis` is what the dense network depends on besides the options (see `dense.basis`).
+    """
+
+    config: RunConfig
+    device: torch.device
+    data: Dataset
+    model: nn.Module
+    layers: list[Layer]
+    steps: list[tuple[float, Amount]]
+    trace: compute.Trace
+    folder: RunFolder
+    observer: Observer
+    clock: Clock
+    limit: int | None
+    basis: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(timing=self.clock.seconds)
+        self.masks: Masks | None = None
+        self.rewinds: bool = FINETUNINGS.entry(self.config.finetune).about.get("rewinds", False)
+        self._training: tuple[dict[str, Tensor], dict[str, int]] | None = None
+        self.checkpoints = Checkpoints(self.folder.state)
+        self.log: EventLog | None = None
+        self.batches_done = 0
+        in_epoch = batches_an_epoch(self.data.train, self.config.batch_size, self.limit)
+        self.dense_batches = self.config.epochs * in_epoch
+        self.round_batches = self.config.finetune_epochs * in_epoch
+
+    # --- what is told -------------------------------------------------------------------------------------------
+
+    def open_log(self, length: int, *, resumed: bool = False) -> EventLog:
+        """Write events to the file from now on, after its first `length` bytes."""
+        self.log = EventLog(self.folder.events, length)
+        self.log.write({"event": "start", "time": time.time(), "name": self.folder.path.name, "resumed": resumed})
+        return self.log
+
+    def announce(self) -> None:
+        """Tell what will be run."""
+        config, images = self.config, self.data
+        self.emit(
+            "start",
+            name=self.folder.path.name,
+            path=str(self.folder.path),
+            config=config.plain(),
+            images={
+                "shape": list(images.shape),
+                "classes": len(images.classes),
+                "train": len(images.train),
+                "validation": len(images.validation),
+                "test": len(images.test),
+            },
+            parameters=size.count(self.model).parameters,
+            macs=self.trace.remaining(self.model).macs,
+            prunable=sum(layer.size for layer in self.layers),
+            layers=len(self.layers),
+            sparsities=[sparsity for sparsity, _ in self.steps],
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+            batches=self.dense_batches + self.config.rounds * self.round_batches,
+        )
+
+    def emit(self, event: str, **fields: Any) -> None:
+        entry = {"event": event, "time": time.time(), **fields}
+        if self.log is not None:
+            self.log.write(entry)
+        self.observer.event(entry)
+
+    def warn(self, message: str) -> None:
+        """Say once what a reader of the numbers must know, and keep it in the record."""
+        if message not in self.progress.warnings:
+            self.progress.warnings.append(message)
+            self.emit("warning", message=message)
+
+    # --- what is measured ---------------------------------------------------------------------------------------
+
+    def evaluate(self, what: str, split: str = "test", **about: Any) -> dict[str, float]:
+        """top1 and top5 (percent) and loss of the network as it is, on one split."""
+        with self.clock.stage("evaluation"):
+            evaluation = evaluate(
+                self.model,
+                getattr(self.data, split),
+                self.config.test_batch_size,
+                self.config.precision,
+                limit=self.limit,
+                between_batches=self.observer.check_stop,
+            )
+        numbers = asdict(evaluation)
+        self.emit("evaluation", what=what, split=split, **about, **numbers)
+        return numbers
+
+    def metrics(self, evaluation: Mapping[str, float]) -> dict[str, Any]:
+        """An evaluation with what is counted on the network as it is: the numbers that every entry of a record has."""
+        parameters = size.count(self.model)
+        macs = self.trace.remaining(self.model)
+        return {
+            **evaluation,
+            "sparsity": 0.0 if self.masks is None else self.masks.sparsity,
+            "compression_ratio": parameters.compression_ratio,
+            "theoretical_speedup": macs.theoretical_speedup,
+            "parameters": parameters.parameters,
+            "nonzero_parameters": parameters.nonzero_parameters,
+            "macs": macs.macs,
+            "nonzero_macs": macs.nonzero_macs,
+        }
+
+    def layer_table(self) -> list[dict[str, Any]]:
+        """Every layer that could be pruned, with what is left of it."""
+        macs = self.trace.remaining(self.model).layers
+        eligible = {layer.name for layer in self.layers}
+        every = prunable(self.model, include=sorted(eligible), prune_classifier=True)
+        table = []
+        for layer in every:
+            nonzero = int(layer.parameter.count_nonzero())
+            used = macs.get(layer.module)
+            table.append(
+                {
+                    "name": layer.name,
+                    "type": layer.type,
+                    "shape": list(layer.shape),
+                    "weights": layer.size,
+                    "nonzero": nonzero,
+                    "sparsity": 1 - nonzero / layer.size,
+                    "macs": used.macs if used else 0,
+                    "nonzero_macs": used.nonzero_macs if used else 0,
+                    "pruned": layer.name in eligible,
+                }
+            )
+        return table
+
+    # --- what is saved ------------------------------------------------------------------------------------------
+
+    def save(
+        self, training: Mapping[str, Tensor] | None = None, position: Mapping[str, int] | None = None
+    ) -> None:
+        """Save the run as it stands, within a training if one is given."""
+        self.clock.lap()
+        assert self.log is not None
+        self.progress.log_length = self.log.length
+        masks = {} if self.masks is None else dict(self.masks)
+        tensors = pack(model=self.model.state_dict(), mask=masks, training=training or {})
+        self.checkpoints.save(tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis})
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Take the run up from what `save` saved."""
+        self.progress = Progress(**facts["progress"])
+        self.clock.lap()
+        self.clock.seconds = self.progress.timing
+        self.model.load_state_dict(unpack(tensors, "model"))
+        masks = unpack(tensors, "mask")
+        self.masks = Masks(masks).apply(self.model) if masks else None
+        if facts["position"] is not None:
+            self._training = unpack(tensors, "training"), facts["position"]
+        self.batches_done = self.dense_batches + len(self.progress.rounds) * self.round_batches
+        self.emit("resumed", rounds=len(self.progress.rounds))
+
+    def check_basis(self, saved: Mapping[str, Any]) -> None:
+        """PruningError if the run was begun on other images, another network, or another version of torch."""
+        different = differences(saved, self.basis)
+        if different:
+            raise PruningError(
+                f"{self.folder.path} was begun under other conditions: {'; '.join(different)}. "
+                "Restore them, or begin anew with --fresh."
+            )
+
+    def take_training(self) -> tuple[dict[str, Tensor], dict[str, int]] | None:
+        """The training that the run was restored in the middle of, once; None if there is none."""
+        training, self._training = self._training, None
+        return training
+
+    def train(
+        self,
+        recipe: Recipe,
+        saved: tuple[Mapping[str, Tensor], Mapping[str, int]] | None,
+        save: Callable[[Mapping[str, Tensor], Mapping[str, int]], None],
+        *,
+        epochs: int | None = None,
+        on_epoch: Callable[[int], None] = lambda epoch: None,
+        **about: Any,
+    ) -> None:
+        """Train the network, from where `saved` left it, to the end of the recipe (or of `epochs` of its epochs).
+
+        `save(tensors, position)` is called at the configured interval and when a signal asks to stop. RunStoppedError
+        when the loss becomes NaN or infinite; what was saved last is from before that.
+        """
+        state = TrainingState(self.model, recipe)
+        if saved is not None:
+            state.unpack(*saved)
+        if self.masks is not None:
+            self.masks.hold(state.optimizer)
+        in_epoch = batches_an_epoch(self.data.train, recipe.batch_size, self.limit)
+        begun = self.batches_done
+        last_save = last_tick = time.monotonic()
+
+        def after_batch() -> None:
+            nonlocal last_save, last_tick
+            now = time.monotonic()
+            if now - last_tick > TICK:
+                last_tick = now
+                self._tick(begun + state.epoch * in_epoch + state.batch)
+            try:
+                self.observer.check_stop()
+            except InterruptedRunError:
+                save_state()
+                raise
+            if now - last_save > self.config.checkpoint_interval:
+                save_state()
+                last_save = now
+
+        def save_state() -> None:
+            check_finite(state)
+            save(*state.pack())
+
+        def after_epoch(epoch: int) -> None:
+            self.evaluate("training", "validation", epoch=epoch, **about)
+            on_epoch(epoch)
+
+        try:
+            train(
+                self.model,
+                self.data,
+                recipe,
+                state,
+                epochs=epochs,
+                log_interval=self.config.log_interval,
+                on_log=lambda entry: self.emit("batch", **about, **entry),
+                on_epoch=after_epoch,
+                after_batch=after_batch,
+            )
+        except NotFiniteError as error:
+            raise RunStoppedError(
+                f"Training stopped: {error}. Try a lower --lr (--finetune-lr after pruning)"
+                + (", or --precision fp32." if recipe.precision != "fp32" else ".")
+            ) from None
+        self.batches_done = begun + state.epoch * in_epoch
+        self._tick(self.batches_done)
+
+    def _tick(self, done: int) -> None:
+        self.observer.progress(done, self.dense_batches + self.config.rounds * self.round_batches)
+
+
+def pack(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Groups of named tensors as one, `group.name`."""
+    return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def unpack(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    """One group out of what `pack` made."""
+    return {name.removeprefix(f"{group}."): tensor for name, tensor in tensors.items() if name.startswith(f"{group}.")}

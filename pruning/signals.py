@@ -1,0 +1,38 @@
+"""SIGINT and SIGTERM: the first asks the run to save and stop, a second stops it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+from typing import Self
+
+from pruning.errors import InterruptedRunError
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """While entered, signals are noted; `check_stop` raises once one has come."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in HANDLED}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def check_stop(self) -> None:
+        """Raise InterruptedRunError if a signal has come."""
+        if self.received is not None:
+            raise InterruptedRunError(self.received)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number

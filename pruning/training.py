@@ -1,0 +1,246 @@
+"""Train and evaluate a network on images that lie in memory on its device.
+
+Nothing in here draws from a generator whose state would have to be saved: order, augmentation and dropout of every
+batch follow from the recipe's seed and the position, so a training continued from a `TrainingState` is the same training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pruning.data import Dataset, Split
+from pruning.machine import autocast, derive_seed, seed_everything
+
+MOMENTUM = 0.9
+WARM_UP = 0.3  # fraction of the steps in which the learning rate rises (Smith and Topin 2018, arXiv 1708.07120)
+START_DIVISOR = 25.0  # the first learning rate is the peak / 25 unless a base below the peak is given
+END_DIVISOR = 1e4  # the last learning rate is the first / 10,000
+
+
+class NotFiniteError(Exception):
+    """The training loss became NaN or infinite; the message says where."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a training, given the network and the data."""
+
+    epochs: int
+    batch_size: int
+    peak_lr: float
+    base_lr: float | None
+    weight_decay: float
+    precision: str
+    seed: int
+    limit: int | None = None  # batches in an epoch, where not all of them are done (dry run)
+
+
+class TrainingState:
+    """Where a training stands: optimizer, the next batch to do, and the sums behind the log of the current epoch.
+
+    With the network's own state this is all that continuing needs; `pack` and `unpack` carry it through a checkpoint.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self.epoch = 0
+        self.batch = 0
+        self.seen = 0
+        self.optimizer = _sgd(model, recipe)
+        device = next(model.parameters()).device
+        self.loss_sum = torch.zeros((), device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch, self.batch, self.seen = epoch, 0, 0
+        self.loss_sum.zero_()
+        self.correct.zero_()
+
+    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Count one batch, without waiting for the device."""
+        self.batch += 1
+        self.seen += len(targets)
+        self.loss_sum += loss * len(targets)
+        self.correct += (outputs.argmax(1) == targets).sum()
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Tensors and numbers for a checkpoint."""
+        tensors = {"loss_sum": self.loss_sum, "correct": self.correct}
+        for index, parameter in enumerate(self._parameters()):
+            momentum = self.optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{index}"] = momentum
+        return tensors, {"epoch": self.epoch, "batch": self.batch, "seen": self.seen}
+
+    def unpack(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
+        """Continue from what `pack` gave."""
+        self.epoch, self.batch, self.seen = numbers["epoch"], numbers["batch"], numbers["seen"]
+        self.loss_sum.copy_(tensors["loss_sum"])
+        self.correct.copy_(tensors["correct"])
+        for index, parameter in enumerate(self._parameters()):
+            if f"momentum.{index}" in tensors:
+                momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{index}"])
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """top1 and top5 in percent of the images seen; loss is their mean cross entropy."""
+
+    top1: float
+    top5: float
+    loss: float
+
+
+def one_cycle(step: int, steps: int, peak: float, base: float | None = None) -> float:
+    """Learning rate of step 0 <= `step` < `steps`: cosine from `base` up to `peak`, then down to almost zero.
+
+    The same curve as torch.optim.lr_scheduler.OneCycleLR, as a function of the step alone.
+    """
+    first = peak / START_DIVISOR if base is None else base
+    top = WARM_UP * steps - 1
+    last = steps - 1
+    if step <= top:
+        return _cosine(first, peak, step / top if top > 0 else 1.0)
+    return _cosine(peak, first / END_DIVISOR, (step - top) / (last - top) if last > top else 1.0)
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.peak_lr,
+        momentum=MOMENTUM,
+        nesterov=True,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+
+
+def batches_an_epoch(split: Split, batch_size: int, limit: int | None = None) -> int:
+    """Batches in an epoch, the last partial one included, at most `limit`."""
+    every = math.ceil(len(split) / batch_size)
+    return every if limit is None else min(every, limit)
+
+
+def train(
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    state: TrainingState,
+    *,
+    epochs: int | None = None,
+    log_interval: int,
+    on_log: Callable[[dict[str, Any]], None],
+    on_epoch: Callable[[int], None],
+    after_batch: Callable[[], None],
+) -> None:
+    """Train `model` in place from `state`, which moves along, to the end of the recipe (or of `epochs` of its epochs).
+
+    `on_log` gets mean loss and accuracy (percent) of the epoch so far, every `log_interval` batches and at an epoch's
+    end; `on_epoch` the number of epochs done. `after_batch` is called after every step, when network and state agree:
+    the moment to save, or to stop by raising. NotFiniteError when the loss became NaN or infinite.
+    """
+    device = next(model.parameters()).device
+    in_epoch = batches_an_epoch(data.train, recipe.batch_size, recipe.limit)
+    steps = recipe.epochs * in_epoch
+    while state.epoch < (recipe.epochs if epochs is None else epochs):
+        model.train()
+        shuffle = torch.Generator().manual_seed(derive_seed(recipe.seed, "shuffle", state.epoch))
+        batches = data.train.batches(
+            recipe.batch_size,
+            order=torch.randperm(len(data.train), generator=shuffle),
+            start=state.batch,
+            augment=derive_seed(recipe.seed, "augment", state.epoch),
+            channels_last=lies_channels_last(model),
+        )
+        for inputs, targets in itertools.islice(batches, in_epoch - state.batch):
+            step = state.epoch * in_epoch + state.batch
+            learning_rate = one_cycle(step, steps, recipe.peak_lr, recipe.base_lr)
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate
+            seed_everything(derive_seed(recipe.seed, "step", step), device)
+            with autocast(recipe.precision, device):
+                outputs = model(inputs)
+                loss = functional.cross_entropy(outputs, targets)
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            state.optimizer.step()
+            state.add(loss.detach(), outputs.detach(), targets)
+            if state.batch % log_interval == 0 or state.batch == in_epoch:
+                on_log(_log_entry(state, in_epoch, learning_rate))
+            if state.batch < in_epoch:
+                after_batch()
+        state.begin_epoch(state.epoch + 1)
+        on_epoch(state.epoch)
+        after_batch()
+
+
+def lies_channels_last(model: nn.Module) -> bool:
+    """Whether the network's convolutions lie channels-last, and images should too."""
+    convolutions = (parameter for parameter in model.parameters() if parameter.dim() == 4)
+    return all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+
+
+def _log_entry(state: TrainingState, in_epoch: int, learning_rate: float) -> dict[str, Any]:
+    check_finite(state)
+    return {
+        "epoch": state.epoch + 1,
+        "batch": state.batch,
+        "batches": in_epoch,
+        "lr": learning_rate,
+        "loss": state.loss_sum.item() / state.seen,
+        "accuracy": 100 * state.correct.item() / state.seen,
+    }
+
+
+def check_finite(state: TrainingState) -> None:
+    """NotFiniteError if any loss since the beginning of the epoch was NaN or infinite."""
+    if not math.isfinite(state.loss_sum.item()):
+        raise NotFiniteError(f"the training loss is {state.loss_sum.item()} in epoch {state.epoch + 1}")
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    batch_size: int,
+    precision: str,
+    *,
+    limit: int | None = None,
+    between_batches: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Top-1, top-5 and loss of `model` on all images of `split` (or its first `limit` batches); the mode is left as is.
+
+    With fewer than five classes top-5 counts all of them.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    sums = []
+    seen = 0
+    for inputs, targets in itertools.islice(split.batches(batch_size, channels_last=lies_channels_last(model)), limit):
+        with autocast(precision, device):
+            outputs = model(inputs).float()
+        hits = outputs.topk(min(5, outputs.shape[1])).indices == targets[:, None]
+        loss = functional.cross_entropy(outputs, targets, reduction="sum")
+        sums.append(torch.stack([hits[:, 0].sum(), hits.sum(), loss]))
+        seen += len(targets)
+        between_batches()
+    model.train(training)
+    top1, top5, loss_sum = (math.fsum(column) for column in zip(*torch.stack(sums).tolist(), strict=True))
+    return Evaluation(100 * top1 / seen, 100 * top5 / seen, loss_sum / seen)
