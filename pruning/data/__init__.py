@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from pruning.data.images import Images, Progress, Source, no_progress
+from pruning.data.images import Images, Progress, Source, draw, no_progress
 from pruning.data.splits import Split
 from pruning.data.streaming import ImageFiles, StreamedSplit
 from pruning.errors import PruningError
@@ -99,11 +99,11 @@ def load(
 def _hold_out(
     images: Images | ImageFiles, fraction: float, seed: int
 ) -> tuple[Images | ImageFiles, Images | ImageFiles]:
-    """The images without, and the images of, a part drawn by `seed`; both keep the order they had."""
+    """The images without a part drawn by `seed`, and that part."""
     count = round(fraction * len(images))
     if count == len(images):
         raise PruningError(
             f"Holding out {fraction} of {len(images)} training images leaves none to train on."
         )
-    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images.select(shuffled[count:].sort().values), images.select(shuffled[:count].sort().values)
+    kept, held_out = draw(len(images), count, seed)
+    return images.select(kept), images.select(held_out)

@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,34 +33,43 @@ def load_facts(path: Path, key: str) -> dict[str, Any] | None:
     return header["facts"] if header["key"] == key else None
 
 
-def load_pixels(path: Path, size: int) -> bytearray | None:
-    """The `size` bytes stored with the facts, a buffer of its own; None if they are not there, whole and
+def load_pixels(path: Path, sizes: Sequence[int]) -> list[bytearray] | None:
+    """The buffers of these sizes in bytes stored with the facts; None if they are not there, whole and
     unchanged."""
     try:
         with path.open("rb") as file:
             header = _header(file.readline())
-            if path.stat().st_size != file.tell() + size:
+            if path.stat().st_size != file.tell() + sum(sizes):
                 return None
-            pixels = bytearray(size)
-            file.readinto(pixels)
+            buffers = [bytearray(size) for size in sizes]
+            for buffer in buffers:
+                file.readinto(buffer)
     except (OSError, ValueError):
         return None
-    return pixels if zlib.crc32(pixels) == header["crc32"] else None
+    return buffers if _checksum(buffers) == header["crc32"] else None
 
 
-def save(path: Path, key: str, facts: dict[str, Any], pixels: bytes | bytearray = b"") -> None:
-    """Store `facts` and `pixels` under `key` in place of what was there; written beside, then renamed."""
-    content = json.dumps({"key": key, "facts": facts, "crc32": zlib.crc32(pixels)}).encode()
+def save(path: Path, key: str, facts: dict[str, Any], buffers: Sequence[bytearray] = ()) -> None:
+    """Store `facts` and `buffers` under `key` in place of what was there; written beside, then renamed."""
+    content = json.dumps({"key": key, "facts": facts, "crc32": _checksum(buffers)}).encode()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(b"%08x %b\n" % (zlib.crc32(content), content))
-                file.write(pixels)
+                for buffer in buffers:
+                    file.write(buffer)
             Path(beside).replace(path)
         finally:
             Path(beside).unlink(missing_ok=True)
+
+
+def _checksum(buffers: Sequence[bytearray]) -> int:
+    checksum = 0
+    for buffer in buffers:
+        checksum = zlib.crc32(buffer, checksum)
+    return checksum
 
 
 def _header(line: bytes) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
+import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from pruning.data.images import Progress
 from pruning.errors import PruningError
@@ -27,24 +30,37 @@ def download(urls: Sequence[str], path: Path, md5: str, on_progress: Progress, o
     reason = ""
     for url in urls:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=f".{path.name}.", delete=False
-            ) as partial:
-                try:
-                    digest = _copy(url, partial, f"downloading {path.name}", on_progress)
-                    if digest == md5:
-                        Path(partial.name).replace(path)
-                        return
-                    reason = f"what {url} sent has another checksum than the published file"
-                finally:
-                    Path(partial.name).unlink(missing_ok=True)
+            with _beside(path) as partial:
+                if _copy(url, partial, f"downloading {path.name}", on_progress) != md5:
+                    raise ValueError("what was sent has another checksum than the published file")
+            return
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = f"{url}: {getattr(error, 'reason', None) or error}"
-    raise PruningError(f"{path.name} could not be downloaded ({reason}); {otherwise}.")
+    raise PruningError(
+        f"{path.name} is not on this machine and could not be downloaded ({reason}); {otherwise}."
+    )
 
 
-def _copy(url: str, target: tempfile._TemporaryFileWrapper[bytes], what: str, on_progress: Progress) -> str:
+def write_whole(path: Path, source: IO[bytes]) -> None:
+    """Copy `source` to `path`, whole or not at all."""
+    with _beside(path) as partial:
+        shutil.copyfileobj(source, partial)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which becomes `path` if all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
+        try:
+            yield partial
+            partial.flush()
+            Path(partial.name).replace(path)
+        finally:
+            Path(partial.name).unlink(missing_ok=True)
+
+
+def _copy(url: str, target: IO[bytes], what: str, on_progress: Progress) -> str:
     """Copy what `url` answers into a file; the MD5 of it in hexadecimal."""
     request = urllib.request.Request(url, headers={"User-Agent": "pruning"})
     digest = hashlib.md5(usedforsecurity=False)
@@ -56,5 +72,4 @@ def _copy(url: str, target: tempfile._TemporaryFileWrapper[bytes], what: str, on
             digest.update(chunk)
             done += len(chunk)
             on_progress(what, done, total)
-    target.flush()
     return digest.hexdigest()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import torch
-
-from pruning.data.images import Progress, Source
-from pruning.data.listing import joined, list_images
-from pruning.data.reading import read
+from pruning.data.images import Images, Progress, Source, draw
+from pruning.data.listing import list_images
+from pruning.data.reading import read, survey_images
+from pruning.data.streaming import ImageFiles
 from pruning.errors import PruningError
 from pruning.registry import DATASETS
 
@@ -32,20 +32,21 @@ def load(folder: Path | None, on_progress: Progress) -> Source:
     """
     if folder is None:
         raise PruningError("Data set folder needs the folder of images: --data DIR.")
-    parts = _parts(folder)
-    listings = [list_images(parts["train"])]
-    for part in ("validation", "test"):
-        if part in parts:
-            listings.append(list_images(parts[part], listings[0].classes))
-    whole, rows = joined(listings)
-    if "test" not in parts:
-        rows = [part.sort().values for part in _without_fifth(len(whole))]
-    images, facts = read(whole, rows[0], folder, on_progress)
+    folders = _parts(folder)
+    train = list_images(folders["train"])
+    others = [part for part in ("validation", "test") if part in folders]
+    listings = [train, *(list_images(folders[part], train.classes) for part in others)]
+    train_rows, test_rows = draw(len(train), 0 if others else round(TEST_SHARE * len(train)), seed=0)
+    find_facts = partial(survey_images, listings, train_rows, on_progress)
+    images, facts = read(listings, folder, find_facts, on_progress)
+    parts: dict[str, Images | ImageFiles] = dict(zip(("train", *others), images, strict=True))
+    if not others:
+        parts = {"train": images[0].select(train_rows), "test": images[0].select(test_rows)}
     return Source(
-        classes=whole.classes,
-        train=images.select(rows[0]),
-        validation=images.select(rows[1]) if "validation" in parts else None,
-        test=images.select(rows[-1]),
+        classes=train.classes,
+        train=parts["train"],
+        validation=parts.get("validation"),
+        test=parts["test"],
         mean=facts.mean,
         std=facts.std,
         augmentation="crop_and_flip" if facts.shape[0] == 3 else None,
@@ -68,9 +69,3 @@ def _parts(folder: Path) -> dict[str, Path]:
     if "validation" in parts and "test" not in parts:
         parts["test"] = parts.pop("validation")
     return parts
-
-
-def _without_fifth(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    held_out = round(TEST_SHARE * count)
-    return shuffled[held_out:], shuffled[:held_out]

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
+def draw(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The rows (int64, ascending) that are left of `total` when `count` are drawn by `seed`, and those
+    drawn."""
+    drawn = torch.zeros(total, dtype=torch.bool)
+    drawn[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]] = True
+    return (~drawn).nonzero().flatten(), drawn.nonzero().flatten()
+
+
 def no_progress(what: str, done: int, total: int) -> None:
     """The listener of those who do not ask for progress."""
 
@@ -39,7 +47,7 @@ class Images:
 
     def select(self, rows: Tensor) -> Images:
         """The images at `rows` (int64), copied."""
-        return Images(self.inputs[rows], self.targets[rows])
+        return Images(self.inputs.index_select(0, rows), self.targets[rows])
 
     def split(
         self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...], augmentation: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,18 +59,14 @@ def list_images(folder: Path, classes: Sequence[str] | None = None) -> Listing:
     return Listing(known, tuple(paths), torch.tensor(targets))
 
 
-def joined(listings: Sequence[Listing]) -> tuple[Listing, list[Tensor]]:
-    """All of `listings`, which share their classes, as one, and the rows (int64) of each in it."""
-    paths = tuple(path for listing in listings for path in listing.paths)
-    whole = Listing(listings[0].classes, paths, torch.cat([listing.targets for listing in listings]))
-    return whole, list(torch.arange(len(whole)).split([len(listing) for listing in listings]))
-
-
-def fingerprint(paths: Sequence[str]) -> str:
+def fingerprint(paths: Iterable[str]) -> str:
     """A digest of the files' names, sizes and times of change: another one if any of them was touched."""
     digest = hashlib.sha256()
     for path in paths:
-        status = os.stat(path)  # noqa: PTH116  (a Path for each of a million files costs more than its stat)
+        try:
+            status = os.stat(path)  # noqa: PTH116  (making a million Paths takes longer than this)
+        except OSError as error:
+            raise PruningError(f"{path} cannot be read: {error.strerror}.") from error
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 

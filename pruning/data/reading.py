@@ -7,29 +7,26 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruning.data import cache
-from pruning.data.decoding import Fit, Shape, decode, survey
+from pruning.data.decoding import Fit, Shape, survey
 from pruning.data.images import Images, Progress
 from pruning.data.listing import Listing, fingerprint
 from pruning.data.streaming import ImageFiles
-
-T = TypeVar("T")
-R = TypeVar("R")
+from pruning.data.workers import in_workers
 
 # Images larger than this, and images of many sizes, are brought to this height and width, as networks for
 # ImageNet expect it.
 LARGEST = 224
 
 _STATISTICS_SAMPLE = 5_000
-_CHUNK = 128
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -46,30 +43,30 @@ class Facts:
 
 
 def read(
-    listing: Listing, training: Tensor, folder: Path, on_progress: Progress
-) -> tuple[Images | ImageFiles, Facts]:
-    """The images of `listing`, of which the rows `training` (int64) are for training, and what holds for all.
+    listings: Sequence[Listing], folder: Path, find_facts: Callable[[], Facts], on_progress: Progress
+) -> tuple[list[Images] | list[ImageFiles], Facts]:
+    """The images of each listing, and what holds for all of them, which `find_facts` finds out if it is not
+    known.
 
     In memory if they take at most half of what is available, else as files to be streamed. `folder`, where
     they come from, has one cache file, which is made anew when a file in the folder was touched. Raises
     PruningError naming a file that is no sound image, or not of the size that it must have.
     """
-    key = fingerprint(listing.paths)
+    key = fingerprint(path for listing in listings for path in listing.paths)
     store = cache.cache_folder() / "images" / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
     stored = cache.load_facts(store, key)
-    facts = _facts_from(stored) if stored else _find_facts(listing, training, on_progress)
-    files = ImageFiles(listing.paths, listing.targets, facts.shape, facts.fit)
-    size = len(listing) * math.prod(facts.shape)
-    if not fits_in_memory(size):
+    facts = _facts_from(stored) if stored else find_facts()
+    files = [ImageFiles(listing.paths, listing.targets, facts.shape, facts.fit) for listing in listings]
+    sizes = [len(part) * math.prod(facts.shape) for part in files]
+    if not fits_in_memory(sum(sizes)):
         if not stored:
             cache.save(store, key, asdict(facts))
         return files, facts
-    pixels = cache.load_pixels(store, size) if stored else None
-    if pixels is None:
-        pixels = _decode_all(files, on_progress)
-        cache.save(store, key, asdict(facts), pixels)
-    inputs = torch.frombuffer(pixels, dtype=torch.uint8).view(len(listing), *facts.shape)
-    return Images(inputs, listing.targets), facts
+    buffers = cache.load_pixels(store, sizes) if stored else None
+    if buffers is None:
+        buffers = [_decoded(part, "decoding images", on_progress) for part in files]
+        cache.save(store, key, asdict(facts), buffers)
+    return [_in_buffer(buffer, part) for buffer, part in zip(buffers, files, strict=True)], facts
 
 
 def fits_in_memory(size: int) -> bool:
@@ -113,20 +110,29 @@ def _facts_from(stored: dict[str, Any]) -> Facts:
     return Facts((channels, height, width), stored["fit"], tuple(stored["mean"]), tuple(stored["std"]))
 
 
-def _find_facts(listing: Listing, training: Tensor, on_progress: Progress) -> Facts:
-    found = _in_threads(survey, listing.paths, "looking at images", on_progress)
+def survey_images(listings: Sequence[Listing], training: Tensor, on_progress: Progress) -> Facts:
+    """The facts as the images themselves tell them; the rows `training` (int64) of the first listing are for
+    training.
+
+    The size (at most 224) that more than half of the images share is the size of all, and it is an error to
+    have another; without such a size they are resized and cropped to 224x224. Grey images stay grey if all
+    are.
+    """
+    paths = [path for listing in listings for path in listing.paths]
+    found: list[Shape] = []
+    for shapes in in_workers(
+        _survey, [paths[begin : begin + _BLOCK] for begin in range(0, len(paths), _BLOCK)]
+    ):
+        found += shapes
+        on_progress("looking at images", len(found), len(paths))
     shape, fit = _common_shape(found)
     step = max(1, math.ceil(len(training) / _STATISTICS_SAMPLE))
-    sample = [listing.paths[row] for row in training[::step].tolist()]
-    images = _in_threads(lambda path: decode(path, shape, fit), sample, "measuring images", on_progress)
-    mean, std = statistics(torch.stack(images))
+    sample = ImageFiles(listings[0].paths, listings[0].targets, shape, fit).select(training[::step])
+    mean, std = statistics(_in_buffer(_decoded(sample, "measuring images", on_progress), sample).inputs)
     return Facts(shape, fit, mean, std)
 
 
 def _common_shape(found: Sequence[Shape]) -> tuple[Shape, Fit]:
-    """The shape for images of these shapes. The size (at most 224) that more than half of them share is the
-    size of all, and it is an error to have another; without such a size they are resized and cropped to
-    224x224. Grey images stay grey if all are."""
     channels = max(channels for channels, _, _ in found)
     (height, width), count = Counter((height, width) for _, height, width in found).most_common(1)[0]
     if max(height, width) <= LARGEST and 2 * count > len(found):
@@ -147,26 +153,21 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-def _decode_all(files: ImageFiles, on_progress: Progress) -> bytearray:
-    pixels = bytearray(len(files) * math.prod(files.shape))
-    images = torch.frombuffer(pixels, dtype=torch.uint8).view(len(files), *files.shape)
-
-    def decode_into_place(row: int) -> None:
-        images[row] = decode(files.paths[row], files.shape, files.fit)
-
-    _in_threads(decode_into_place, range(len(files)), "decoding images", on_progress)
-    return pixels
+def _survey(paths: Sequence[str]) -> list[Shape]:
+    return [survey(path) for path in paths]
 
 
-def _in_threads(function: Callable[[T], R], items: Sequence[T], what: str, on_progress: Progress) -> list[R]:
-    """`function` of every item, in their order; the first error ends it. Decoders release Python's lock."""
-    results: list[R] = []
-    chunks = [items[begin : begin + _CHUNK] for begin in range(0, len(items), _CHUNK)]
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        for part in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
-            results += part
-            on_progress(what, len(results), len(items))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return results
+def _decoded(files: ImageFiles, what: str, on_progress: Progress) -> bytearray:
+    buffer = bytearray(len(files) * math.prod(files.shape))
+    images = _in_buffer(buffer, files).inputs
+    done = 0
+    for block in in_workers(files.decode, torch.arange(len(files)).split(_BLOCK)):
+        images[done : done + len(block)] = block
+        done += len(block)
+        on_progress(what, done, len(files))
+    return buffer
+
+
+def _in_buffer(buffer: bytearray, files: ImageFiles) -> Images:
+    """The images of `files`, whose pixels are (or will be) in `buffer`; not copied."""
+    return Images(torch.frombuffer(buffer, dtype=torch.uint8).view(len(files), *files.shape), files.targets)
