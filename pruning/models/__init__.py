@@ -53,8 +53,8 @@ def build(
 
     With `pretrained` it starts from the weights that its makers published, with `weights` from those of a
     file (see `weights_file.load`), else from random ones drawn from torch's global generator: the same seed
-    gives the same network. Raises PruningError for an unknown or failing architecture, for weights that do not
-    fit, and for a network that cannot take the images (see `trial.check`).
+    gives the same network. Raises PruningError for an unknown or failing architecture, for weights that do
+    not fit, and for a network that cannot take the images (see `trial.check`).
     """
     from pruning.models import trial, weights_file
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from pruning.errors import PruningError
-from pruning.registry import unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,11 +26,13 @@ def make(arch: str, classes: int, channels: int, pretrained: bool) -> nn.Module:
     except ModuleNotFoundError:
         raise PruningError(f"{arch} needs the library timm: pip install 'pruning[timm]'.") from None
     if not timm.is_model(name):
-        raise unknown("architecture of timm", name, timm.list_models())
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        meant = f"; did you mean {' or '.join(near)}?" if near else "; timm.list_models() gives all it has."
+        raise PruningError(f"timm has no network {name!r}{meant}")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels)
     except Exception as error:
         raise PruningError(
             f"timm cannot make {name} for {classes} classes and {channels} channels "
-            f"({type(error).__name__}: {error})."
+            f"({type(error).__name__}: {' '.join(str(error).split())})."
         ) from error

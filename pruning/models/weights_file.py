@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +24,26 @@ def load(model: nn.Module, path: Path, arch: str) -> None:
     """Fill `model` with the weights of the file `path`; `arch` names it in errors.
 
     Prefixes that data parallelism (`module.`) and compilation (`_orig_mod.`) put before names are taken off.
-    Raises PruningError for a file that `read` refuses, and unless names and shapes are exactly the model's;
-    only `num_batches_tracked`, which old files lack, may be missing.
+    Raises PruningError for a file that `read` refuses, and unless names and shapes are exactly the model's
+    and all values finite; only `num_batches_tracked`, which old files lack, may be missing.
     """
     own = model.state_dict()
     given = {_bare(key, own): value for key, value in read(path).items()}
-    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in given if key not in own]
-    other_shape = [
-        f"{key} ({_times(given[key].shape)} in the file, {_times(own[key].shape)} in the network)"
-        for key in own
-        if key in given and given[key].shape != own[key].shape
-    ]
-    faults = [
-        f"{what} {_first(keys)}"
-        for what, keys in (
-            ("it lacks", missing),
-            ("it has too much:", unexpected),
-            ("other shapes:", other_shape),
-        )
-        if keys
-    ]
-    if faults:
-        raise PruningError(f"The weights of {path} are not those of {arch}: {'; '.join(faults)}.")
+    common = [key for key in own if key in given]
+    faults = {
+        "missing": [key for key in own if key not in given and not key.endswith("num_batches_tracked")],
+        "unexpected": [key for key in given if key not in own],
+        "of another shape": [
+            f"{key} ({_times(given[key])} in the file, {_times(own[key])} in the network)"
+            for key in common
+            if given[key].shape != own[key].shape
+        ],
+    }
+    if not any(faults.values()):
+        faults = {"not finite": [key for key in common if not given[key].isfinite().all()]}
+    told = [f"{what} are {_first(keys)}" for what, keys in faults.items() if keys]
+    if told:
+        raise PruningError(f"The weights of {path} do not fit {arch}: {'; '.join(told)}.")
     own.update(given)
     model.load_state_dict(own)
 
@@ -94,6 +91,8 @@ def _why_refused(error: Exception) -> str:
         return f"besides tensors it holds {named[1]}, and reading that would run code"
     if "TorchScript" in str(error):
         return "it is a TorchScript archive, which holds code"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     if isinstance(error, pickle.UnpicklingError):
         return "it is damaged or was not saved by torch, and reading such a pickle could run code"
     return "it is damaged or was not saved by torch"
@@ -105,18 +104,23 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(value, Tensor) for value in content.values())
-    ):
+    if not isinstance(content, dict) or not content or not all(map(_is_plain, content.values())):
         raise PruningError(
-            f"{path} holds no set of named tensors, as torch.save(model.state_dict(), path) writes."
+            f"{path} holds no plain set of named tensors, as torch.save(model.state_dict(), path) writes."
         )
     return {str(key): value for key, value in content.items()}
 
 
-def _bare(key: str, own: Iterable[str]) -> str:
+def _is_plain(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_complex())
+    )
+
+
+def _bare(key: str, own: Container[str]) -> str:
     return key if key in own else re.sub(r"^((module|_orig_mod)\.)+", "", key)
 
 
@@ -125,5 +129,5 @@ def _first(keys: list[str]) -> str:
     return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"
 
 
-def _times(shape: Iterable[int]) -> str:
-    return "x".join(str(size) for size in shape) or "a single number"
+def _times(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "a single number"
