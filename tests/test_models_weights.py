@@ -107,8 +107,10 @@ def test_what_does_not_fit_is_named(tmp_path, state):
     )
 
 
-def test_weights_that_are_not_numbers_are_refused(tmp_path, state):
-    state["conv1.weight"][0, 0, 0, 0] = float("nan")
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e300])
+def test_weights_that_are_not_finite_in_single_precision_are_refused(tmp_path, state, value):
+    state["conv1.weight"] = state["conv1.weight"].double()
+    state["conv1.weight"][0, 0, 0, 0] = value
     torch.save(state, tmp_path / "weights.pt")
     assert "not finite are conv1.weight" in refused(tmp_path / "weights.pt")
 

@@ -43,10 +43,10 @@ def check(model: nn.Module, shape: Shape, classes: int, arch: str | None = None)
 
 def fits(arch: str, shape: Shape, classes: int) -> bool:
     """Whether our architecture `arch` takes images of `shape` (channels, height, width)."""
-    model = unallocated(lambda: ARCHITECTURES.get(arch)(classes, shape[0]))
     try:
+        model = unallocated(lambda: ARCHITECTURES.get(arch)(classes, shape[0]))
         return bool(model(torch.empty(2, *shape, device="meta")).shape == (2, classes))
-    except RuntimeError:
+    except Exception:  # of whatever kind: layers, reshaping and a plugin's own checks raise different ones
         return False
 
 

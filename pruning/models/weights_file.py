@@ -9,7 +9,6 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ def load(model: nn.Module, path: Path, arch: str) -> None:
 
     Prefixes that data parallelism (`module.`) and compilation (`_orig_mod.`) put before names are taken off.
     Raises PruningError for a file that `read` refuses, and unless names and shapes are exactly the model's
-    and all values finite; only `num_batches_tracked`, which old files lack, may be missing.
+    and all values finite in its precision; only `num_batches_tracked`, which old files lack, may be missing.
     """
     own = model.state_dict()
     given = {_bare(key, own): value for key, value in read(path).items()}
@@ -40,7 +39,8 @@ def load(model: nn.Module, path: Path, arch: str) -> None:
         ],
     }
     if not any(faults.values()):
-        faults = {"not finite": [key for key in common if not given[key].isfinite().all()]}
+        finite = {key: bool(given[key].to(own[key].dtype).isfinite().all()) for key in common}
+        faults = {"not finite": [key for key in common if not finite[key]]}
     told = [f"{what} are {_first(keys)}" for what, keys in faults.items() if keys]
     if told:
         raise PruningError(f"The weights of {path} do not fit {arch}: {'; '.join(told)}.")
@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+    except Exception as error:
         raise PruningError(f"{path} is damaged or no safetensors file ({error}).") from error
 
 
