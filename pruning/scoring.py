@@ -39,7 +39,7 @@ class Weights:
 
     value: the weights in float32.
     collected: what the score `needs`, each of `value`'s shape and in float32.
-    position: the flat index of each value in its layer, int64; made only when asked for.
+    where: the flat indices in the layer that `value` is of.
     seed: of this layer, for scores that draw at random.
     """
 
@@ -55,6 +55,7 @@ class Weights:
 
     @property
     def position(self) -> Tensor:
+        """The flat index of each value in its layer (int32 or int64)."""
         if isinstance(self.where, Tensor):
             return self.where
         return torch.arange(self.where.start, self.where.stop, device=self.value.device).view(
@@ -88,24 +89,20 @@ def random(weights: Weights) -> Tensor:
 
 
 def uniform(position: Tensor, seed: int) -> Tensor:
-    """Numbers in [0, 1) for int64 positions: independent, and the same for the same seed and position.
+    """Numbers in [0, 1) in float32, the same for the same positions (int) and seed (64 bits) everywhere.
 
-    Source: the 32-bit finalizer of MurmurHash3 (Appleby), applied twice with the seed's two halves between.
+    A different arithmetic sequence for every seed, put through the finalizer of MurmurHash3 (Appleby 2011).
     """
-    high = (position >> 32).to(torch.int32)
-    bits = position.to(torch.int32).bitwise_xor_(_signed(seed & 0xFFFFFFFF))
-    bits = _scramble(bits).bitwise_xor_(high).bitwise_xor_(_signed(seed >> 32 & 0xFFFFFFFF))
-    return (_scramble(bits).bitwise_and_(0x7FFFFFFF)).float().mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
-
-
-def _scramble(bits: Tensor) -> Tensor:
+    step, start = seed >> 32 | 1, seed & 0xFFFFFFFF
+    bits = position.to(torch.int32).mul(_signed(step)).add_(_signed(start))
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << (32 - shift)) - 1)).mul_(_signed(factor))
-    return bits.bitwise_xor_((bits >> 16).bitwise_and_(0xFFFF))
+    bits.bitwise_xor_(bits >> 16)  # clears the sign: the shift repeats it
+    return bits.float().mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
 
 
 def _signed(word: int) -> int:
-    """The 32-bit word as the int32 of the same bits."""
+    """The int32 with the same 32 bits."""
     return word - (1 << 32) if word >= 1 << 31 else word
 
 

@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-SAMPLE = 1 << 16
-MARGIN = 5.0  # in standard deviations of the sampled rank: misses about once in a million brackets
+DIRECT = 1 << 13  # scores so few that all of them are collected, without a bracket
+MARGIN = 3.0  # in standard deviations of the sampled rank; one bracket in 400 misses, which costs another pass
 LOWEST = torch.finfo(torch.float32).min  # the score of what goes before everything else
 GOLDEN = (sqrt(5) - 1) / 2
 
@@ -47,7 +47,7 @@ def smallest(sources: Sequence[Source], count: int) -> list[Tensor]:
     if count in (0, total):
         return [torch.full((source.size,), count == 0, device=source.device) for source in sources]
     masks = [torch.empty(source.size, dtype=torch.bool, device=source.device) for source in sources]
-    sample = _sorted_sample(sources, total) if total > SAMPLE else torch.empty(0)
+    sample = _sample(sources, total) if total > DIRECT else torch.empty(0)
     margin = MARGIN
     while True:
         low, high = _bracket(sample, count / total, margin)
@@ -60,15 +60,19 @@ def smallest(sources: Sequence[Source], count: int) -> list[Tensor]:
         margin *= 4
 
 
-def _sorted_sample(sources: Sequence[Source], total: int) -> Tensor:
-    """About `SAMPLE` scores, ascending: one from each of equally long stretches, at an irregular place within it."""
+def _sample(sources: Sequence[Source], total: int) -> Tensor:
+    """Some scores of all sources: one of each of equally long stretches, at an irregular place in it.
+
+    There are total^(2/3) of them, which balances the work of looking at them against that of selecting in the bracket.
+    """
+    wanted = total ** (2 / 3)
     drawn = []
     for source in sources:
-        stretch = torch.arange(ceil(SAMPLE * source.size / total), dtype=torch.float64)
+        stretch = torch.arange(ceil(wanted * source.size / total), dtype=torch.float64)
         place = (stretch + (stretch * GOLDEN).frac()) * (source.size / len(stretch))
         positions = place.long().clamp_(max=source.size - 1)
         drawn.append(source.at(positions.to(source.device)).to(sources[0].device))
-    return torch.cat(drawn).sort().values
+    return torch.cat(drawn)
 
 
 def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, float]:
@@ -76,8 +80,8 @@ def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, flo
     size = len(sample)
     spread = margin * sqrt(size * fraction * (1 - fraction)) + margin
     first, last = floor(size * fraction - spread), ceil(size * fraction + spread)
-    low = float(sample[first]) if first >= 0 else -inf
-    high = float(sample[last]) if last < size else inf
+    low = float(sample.kthvalue(first).values) if first >= 1 else -inf
+    high = float(sample.kthvalue(last).values) if last <= size else inf
     return low, high
 
 
@@ -93,13 +97,27 @@ def _split(
     for source, mask in zip(sources, masks, strict=True):
         positions, values = [], []
         for where, scores in source.slices():
-            kept = torch.gt(scores, low, out=mask[where.start : where.stop])
-            above.append(kept.count_nonzero())
-            found = scores.lt(high).logical_and_(kept).nonzero().squeeze(1)
-            positions.append(found + where.start)
-            values.append(scores[found])
+            # Comparing into floats and narrowing them afterwards is several times faster on CPUs than into bools.
+            flags = torch.gt(scores, low, out=torch.empty_like(scores))
+            above.append(flags.sum())
+            kept = mask[where.start : where.stop].copy_(flags)
+            between = torch.ge(scores, high, out=flags).to(torch.bool).bitwise_xor_(kept)
+            found = _positions_of_few(between)
+            values.append(scores.index_select(0, found))
+            positions.append(found.add_(where.start))
         inside.append((torch.cat(positions), torch.cat(values)))
     return sum(source.size for source in sources) - sum(int(number) for number in above), inside
+
+
+def _positions_of_few(flags: Tensor) -> Tensor:
+    """Where `flags` are set, in order; fast when few are, because eight at a time are looked at as one word."""
+    whole = len(flags) // 8 * 8
+    words = flags[:whole].view(torch.int64).nonzero().squeeze(1)
+    inside = flags[:whole].view(-1, 8).index_select(0, words).view(-1).nonzero().squeeze(1)
+    found = words.index_select(0, inside >> 3).mul_(8).add_(inside & 7)
+    if whole == len(flags):
+        return found
+    return torch.cat([found, flags[whole:].nonzero().squeeze(1).add_(whole)])
 
 
 def _remove_inside(masks: list[Tensor], inside: list[tuple[Tensor, Tensor]], count: int) -> None:

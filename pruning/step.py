@@ -24,8 +24,8 @@ from pruning.scoring import COLLECTORS, Batches, Loss, Weights, layer_seed
 from pruning.selection import LOWEST, smallest
 
 DEFAULT_SPARSITY = 0.9
-GRAIN = 1 << 15  # the most elements that PyTorch leaves to one thread; small enough for a core's own cache
-DEVICE_SLICE = 1 << 26
+CPU_SLICE = 1 << 17  # weights a thread; what is computed from them stays in a core's own cache
+DEVICE_SLICE = 1 << 24  # the most flags that a float32 sum counts exactly
 
 
 def prune(
@@ -128,7 +128,7 @@ class ElementwiseScores:
         parameter = _flat(self.parameter)
         collected = {need: _flat(values) for need, values in self.collected.items()}
         gone = None if self.gone is None else _flat(self.gone)
-        length = GRAIN * torch.get_num_threads() if self.device.type == "cpu" else DEVICE_SLICE
+        length = CPU_SLICE * torch.get_num_threads() if self.device.type == "cpu" else DEVICE_SLICE
         for start in range(0, self.size, length):
             where = range(start, min(start + length, self.size))
             piece = slice(where.start, where.stop)
