@@ -84,7 +84,7 @@ def _published(name: str) -> nn.Module:
     weights_file.read(path)  # refuses a file that would run code: torchvision reads it unguarded
     try:
         model: nn.Module = torchvision.models.get_model(name, weights=weights, progress=False)
-    except RuntimeError as error:
+    except Exception as error:  # networks refuse foreign weights in different ways
         raise PruningError(
             f"{path} does not hold torchvision's weights of {name}: replace it by {weights.url}."
         ) from error
