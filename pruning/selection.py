@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 DIRECT = 1 << 13  # scores so few that all of them are collected, without a bracket
-MARGIN = 3.0  # in standard deviations of the sampled rank; one bracket in 400 misses, which costs another pass
+MARGIN = (
+    3.0  # in standard deviations of the sampled rank; one bracket in 400 misses, which costs another pass
+)
 LOWEST = torch.finfo(torch.float32).min  # the score of what goes before everything else
 GOLDEN = (sqrt(5) - 1) / 2
 

@@ -20,7 +20,11 @@ def test_global_is_one_group_that_loses_the_rounded_fraction() -> None:
 
 
 def test_layerwise_rounds_in_every_layer() -> None:
-    assert per_layer(LAYERS, Amount(sparsity=0.3)) == [Group(("a",), 3), Group(("b",), 2), Group(("c",), 0)]  # 3, 1.5, 0.3
+    assert per_layer(LAYERS, Amount(sparsity=0.3)) == [
+        Group(("a",), 3),
+        Group(("b",), 2),
+        Group(("c",), 0),
+    ]  # 3, 1.5, 0.3
 
 
 def test_a_count_is_for_the_network_or_for_each_layer_and_empties_what_is_smaller() -> None:
@@ -55,11 +59,20 @@ def test_an_amount_is_one_of_the_two() -> None:
 @pytest.mark.parametrize("name", ALLOCATIONS.names())
 def test_every_allocation_covers_every_layer_once_and_never_asks_for_too_much(name: str) -> None:
     sizes = {layer.name: layer.size for layer in LAYERS}
-    for amount in (Amount(sparsity=0.0), Amount(sparsity=0.37), Amount(sparsity=1.0), Amount(count=4), Amount(count=99)):
+    for amount in (
+        Amount(sparsity=0.0),
+        Amount(sparsity=0.37),
+        Amount(sparsity=1.0),
+        Amount(count=4),
+        Amount(count=99),
+    ):
         groups = ALLOCATIONS.get(name)(LAYERS, amount)
         assert [layer for group in groups for layer in group.names] == ["a", "b", "c"]
         assert all(0 <= group.remove <= sum(sizes[layer] for layer in group.names) for group in groups)
 
 
 def test_needs_no_torch() -> None:
-    subprocess.run([sys.executable, "-c", "import sys, pruning.allocation; assert 'torch' not in sys.modules"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import sys, pruning.allocation; assert 'torch' not in sys.modules"],
+        check=True,
+    )

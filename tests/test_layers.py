@@ -60,7 +60,13 @@ def test_the_classifier_on_request() -> None:
 def test_what_a_layer_tells() -> None:
     layers = {layer.name: layer for layer in prunable(Net())}
     conv = layers["conv.weight"]
-    assert (conv.kind, conv.type, conv.module, conv.shape, conv.size) == ("conv", "Conv2d", "conv", (2, 1, 3, 3), 18)
+    assert (conv.kind, conv.type, conv.module, conv.shape, conv.size) == (
+        "conv",
+        "Conv2d",
+        "conv",
+        (2, 1, 3, 3),
+        18,
+    )
     kinds = [layers[name].kind for name in ("rnn.weight_hh_l0", "attention.out_proj.weight", "body.0.weight")]
     assert kinds == ["recurrent", "attention", "linear"]
 
@@ -86,7 +92,13 @@ def test_exclude_has_the_last_word() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 2), nn.Linear(2, 2))
     assert names(model, exclude=["0"]) == ["1.weight"]
     assert names(model, exclude=["0.1"]) == ["0.0.weight", "1.weight"]
-    assert names(model, exclude=["0.1.*"], include=["*.bias"]) == ["0.0.weight", "0.0.bias", "1.weight", "1.bias", "2.bias"]
+    assert names(model, exclude=["0.1.*"], include=["*.bias"]) == [
+        "0.0.weight",
+        "0.0.bias",
+        "1.weight",
+        "1.bias",
+        "2.bias",
+    ]
     assert names(nn.Linear(2, 2), include=["bias"], exclude=["weight"]) == ["bias"]
 
 
@@ -111,7 +123,11 @@ def test_tied_weights_are_listed_once() -> None:
     ("model", "options", "message"),
     [
         (Net(), {"exclude": ["con"]}, r"'con' matches no parameter and no module. Did you mean .*conv"),
-        (Net(), {"include": ["norm"]}, r"'norm' is a module without prunable weights; name the parameter: norm.weight"),
+        (
+            Net(),
+            {"include": ["norm"]},
+            r"'norm' is a module without prunable weights; name the parameter: norm.weight",
+        ),
         (Net(), {"exclude": "conv"}, r"exclude=\['conv'\]"),
         (nn.BatchNorm1d(3), {}, r"no prunable weights .* weight, bias"),
         (nn.ReLU(), {}, r"no parameters at all"),

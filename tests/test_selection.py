@@ -33,7 +33,10 @@ class Scores:
     def slices(self) -> Iterator[tuple[range, Tensor]]:
         self.passes += 1
         for start in range(0, self.size, self.length):
-            yield range(start, min(start + self.length, self.size)), self.values[start : start + self.length].clone()
+            yield (
+                range(start, min(start + self.length, self.size)),
+                self.values[start : start + self.length].clone(),
+            )
 
     def at(self, positions: Tensor) -> Tensor:
         return self.values[positions]
