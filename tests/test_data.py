@@ -34,7 +34,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def idx(array: Tensor) -> bytes:
-    return struct.pack(f">BBBB{array.dim()}I", 0, 0, 8, array.dim(), *array.shape) + bytes(array.flatten().tolist())
+    return struct.pack(f">BBBB{array.dim()}I", 0, 0, 8, array.dim(), *array.shape) + bytes(
+        array.flatten().tolist()
+    )
 
 
 def write_mnist(folder: Path, train: int = 20, test: int = 10, *, zipped: bool = False) -> dict[str, Tensor]:
@@ -81,7 +83,11 @@ def test_published_normalisation_makes_mean_zero_and_deviation_one(mini: Dataset
 
 
 def test_validation_is_held_out_of_training_by_seed_and_the_test_set_never_changes() -> None:
-    first, again, other = load("fashion_mini", seed=1), load("fashion_mini", seed=1), load("fashion_mini", seed=2)
+    first, again, other = (
+        load("fashion_mini", seed=1),
+        load("fashion_mini", seed=1),
+        load("fashion_mini", seed=2),
+    )
     assert torch.equal(first.validation.inputs, again.validation.inputs)
     assert torch.equal(first.train.inputs, again.train.inputs)
     assert not torch.equal(first.validation.inputs, other.validation.inputs)

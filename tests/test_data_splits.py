@@ -1,4 +1,4 @@
-"""Batches: every image once, normalised, in the order asked for, from any place in the epoch; augmented by seed."""
+"""Batches: every image once, normalised, in the order asked for, from any place; augmented by seed."""
 
 from __future__ import annotations
 

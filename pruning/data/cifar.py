@@ -8,6 +8,7 @@ else is refused.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import tarfile
 from collections.abc import Sequence
@@ -65,10 +66,16 @@ def _read_file(path: Path, label_key: str, classes: int) -> Images:
     content = _unpickle(path)
     try:
         labels = content[label_key.encode()]
-        _, (count, width), dtype, _, pixels = content[b"data"].state
-        is_bytes = dtype.arguments[0] in ("u1", b"u1") and len(pixels) == count * width
+        _, shape, dtype, columns_first, pixels = content[b"data"].state
         sound = (
-            is_bytes and width == 3 * 32 * 32 and len(labels) == count and set(labels) <= set(range(classes))
+            isinstance(labels, list)
+            and len(labels) > 0
+            and shape == (len(labels), math.prod(_SHAPE))
+            and dtype.arguments[0] in ("u1", b"u1")
+            and not columns_first
+            and isinstance(pixels, bytes)
+            and len(pixels) == math.prod(shape)
+            and all(type(label) is int and 0 <= label < classes for label in labels)
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         sound = False
@@ -76,7 +83,7 @@ def _read_file(path: Path, label_key: str, classes: int) -> Images:
         raise PruningError(
             f"{path} does not hold rows of 3,072 bytes with as many labels from 0 to {classes - 1}."
         )
-    inputs = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(count, *_SHAPE)
+    inputs = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(len(labels), *_SHAPE)
     return Images(inputs, torch.tensor(labels))
 
 

@@ -65,7 +65,7 @@ def _matrix(kind: int, data: memoryview) -> tuple[str, Tensor]:
         raise ValueError("it holds values that are not numbers")
     dtype = _NUMBERS[values_kind]
     shape = struct.unpack(f"<{len(sizes) // 4}i", sizes)
-    if min(shape) < 1 or math.prod(shape) * dtype.itemsize != len(values):
+    if not 1 <= len(shape) <= 4 or min(shape) < 1 or math.prod(shape) * dtype.itemsize != len(values):
         raise ValueError(f"a matrix of {'x'.join(map(str, shape))} holds {len(values):,} bytes")
     flat = torch.frombuffer(bytearray(values), dtype=dtype)
     columns_first = flat.view(*reversed(shape))

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pruning.errors import PruningError
@@ -31,6 +32,7 @@ def in_workers(
         num_workers=min(_MOST_WORKERS, len(items), os.cpu_count() or 1) if len(items) > 1 else 0,
         pin_memory=pin_memory,
         worker_init_fn=_leave_signals_to_parent,
+        generator=torch.Generator(),  # else it would draw from the run's random state
     )
     for result in loader:
         if isinstance(result, PruningError):

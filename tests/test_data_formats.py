@@ -1,0 +1,332 @@
+"""The published formats besides idx: CIFAR's pickles, SVHN's MATLAB files, ImageNet's folders."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+import pruning.data.tiny_imagenet
+from pruning.data import Split, StreamedSplit, load
+from pruning.data.cifar import read_cifar
+from pruning.data.matlab import read_matrices
+from pruning.errors import PruningError
+
+np = pytest.importorskip("numpy")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pruning"
+
+
+def cifar_batch(count: int = 4, key: bytes = b"labels", **changes: Any) -> bytes:
+    """What CIFAR's files hold, pickled by today's NumPy."""
+    pixels = np.random.default_rng(count).integers(0, 256, (count, 3072), dtype=np.uint8)
+    content = {b"data": pixels, key: [place % 10 for place in range(count)], b"batch_label": b"a batch"}
+    content.update({name.encode(): value for name, value in changes.items()})
+    return pickle.dumps(content, protocol=2)
+
+
+def write_cifar10(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for number in range(1, 6):
+        (folder / f"data_batch_{number}").write_bytes(cifar_batch(number))
+    (folder / "test_batch").write_bytes(cifar_batch(7))
+
+
+@pytest.mark.parametrize("place", [".", "cifar-10-batches-py"])
+def test_cifar10_as_torchvision_leaves_it(tmp_path: Path, place: str) -> None:
+    write_cifar10(tmp_path / "data" / place)
+    data = load("cifar10", folder=tmp_path / "data", validation=0)
+    assert (len(data.train), len(data.test)) == (15, 7)
+    assert isinstance(data.test, Split)
+    expected = pickle.loads(cifar_batch(7))[b"data"].reshape(7, 3, 32, 32)
+    assert np.array_equal(data.test.inputs.numpy(), expected)
+    assert data.test.targets.tolist() == list(range(7))
+    assert (data.shape, data.augmentation) == ((3, 32, 32), "crop_and_flip")
+
+
+def test_cifar100_has_its_fine_labels(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(cifar_batch(6, b"fine_labels", coarse_labels=[0] * 6))
+    data = load("cifar100", folder=tmp_path)
+    assert len(data.classes) == 100 and data.classes == tuple(sorted(data.classes))
+    assert data.test.targets.tolist() == list(range(6))
+
+
+def test_a_pickle_written_by_python_2_is_read(tmp_path: Path) -> None:
+    """As CIFAR's authors' was: bytes as plain strings, NumPy's old name."""
+    pixels = bytes(range(256)) * 12
+    opcodes = [
+        b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR",
+        b"(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
+        b"\x89T" + struct.pack("<I", len(pixels)) + pixels + b"tb",
+        b"U\x06labels](K\x03eu.",
+    ]
+    (tmp_path / "batch").write_bytes(b"".join(opcodes))
+    images = read_cifar([tmp_path / "batch"], "labels", 10)
+    assert images.targets.tolist() == [3]
+    assert bytes(images.inputs.flatten().tolist()) == pixels
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "data")
+    target = tmp_path / "created"
+    (tmp_path / "data" / "data_batch_3").write_bytes(pickle.dumps({b"data": Malicious(target)}, protocol=2))
+    with pytest.raises(PruningError, match=r"data_batch_3 is refused: it would run posix.mkdir"):
+        load("cifar10", folder=tmp_path / "data")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a pickle",
+        cifar_batch()[:-50],
+        pickle.dumps([1, 2]),
+        pickle.dumps({}),
+        cifar_batch(data=[1, 2]),
+        cifar_batch(data=np.zeros((4, 3071), np.uint8)),
+        cifar_batch(data=np.zeros((4, 3072), np.float32)),
+        cifar_batch(labels=[0, 1, 2]),
+        cifar_batch(labels=[0, 1, 2, 10]),
+        cifar_batch(labels=[0, 1, 2, -1]),
+        cifar_batch(labels=[0, 1, 2, "3"]),
+        cifar_batch(labels=[0, 1, 2, 3.0]),
+        cifar_batch(labels=7),
+        cifar_batch(labels=[]),
+        cifar_batch(data=np.asfortranarray(np.ones((4, 3072), np.uint8))),
+    ],
+)
+def test_a_bad_file_of_cifar_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "batch"
+    path.write_bytes(content)
+    with pytest.raises(PruningError) as caught:
+        read_cifar([path], "labels", 10)
+    assert str(path) in str(caught.value)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(place=st.integers(0, 12_000), value=st.integers(0, 255), cut=st.integers(0, 13_000))
+def test_any_damage_to_a_pickle_gives_images_or_a_pruning_error(
+    tmp_path: Path, place: int, value: int, cut: int
+) -> None:
+    content = bytearray(cifar_batch())
+    content[place % 400 if place % 2 else place] = value
+    (tmp_path / "batch").write_bytes(content[:cut] if cut % 3 == 0 else content)
+    try:
+        assert len(read_cifar([tmp_path / "batch"], "labels", 10)) == 4
+    except PruningError as error:
+        assert str(tmp_path / "batch") in str(error)
+
+
+def element(kind: int, content: bytes) -> bytes:
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def matrix(name: str, array: Tensor, *, kind: int = 2) -> bytes:
+    """A MATLAB matrix, compressed as MATLAB does."""
+    columns_first = array.permute(*reversed(range(array.dim()))).flatten()
+    values = bytes(columns_first.tolist()) if kind == 2 else columns_first.double().numpy().tobytes()
+    short_name = struct.pack("<HH", 1, len(name)) + name.encode().ljust(4, b"\0")
+    sizes = struct.pack(f"<{array.dim()}i", *array.shape)
+    flags = element(6, struct.pack("<II", 9, 0))
+    content = zlib.compress(element(14, flags + element(5, sizes) + short_name + element(kind, values)))
+    return struct.pack("<II", 15, len(content)) + content
+
+
+MATLAB_HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
+
+
+def svhn_file(count: int = 5, labels: Tensor | None = None, *, label_kind: int = 2) -> bytes:
+    images = torch.randint(0, 256, (32, 32, 3, count), generator=torch.Generator().manual_seed(count))
+    labels = torch.arange(count).remainder(10).add(1) if labels is None else labels
+    return MATLAB_HEADER + matrix("X", images) + matrix("y", labels.view(-1, 1), kind=label_kind)
+
+
+@pytest.mark.parametrize("label_kind", [2, 9])
+def test_svhn(tmp_path: Path, label_kind: int) -> None:
+    (tmp_path / "train_32x32.mat").write_bytes(svhn_file(12))
+    (tmp_path / "test_32x32.mat").write_bytes(svhn_file(11, label_kind=label_kind))
+    data = load("svhn", folder=tmp_path)
+    assert (data.shape, data.augmentation) == ((3, 32, 32), None)
+    assert data.test.targets.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]  # the digit 0 is labelled 10
+    expected = torch.randint(0, 256, (32, 32, 3, 11), generator=torch.Generator().manual_seed(11))
+    assert isinstance(data.test, Split)
+    for number in (0, 10):
+        assert torch.equal(data.test.inputs[number], expected[..., number].permute(2, 0, 1).byte())
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "not a sound MATLAB file"),
+        (b"text" * 100, "level 5"),
+        (svhn_file()[:-9], "cut short"),
+        (svhn_file()[:400], "cut short"),
+        (MATLAB_HEADER, "does not hold images"),
+        (MATLAB_HEADER + matrix("X", torch.arange(16).view(4, 4)), "does not hold images"),
+        (MATLAB_HEADER + element(9, bytes(8)), "not a matrix"),
+        (svhn_file(labels=torch.tensor([1, 2, 3])), "does not hold images"),
+        (svhn_file(labels=torch.tensor([1, 2, 3, 4, 11])), "labels outside 1 to 10"),
+        (svhn_file(labels=torch.tensor([0, 2, 3, 4, 5])), "labels outside 1 to 10"),
+    ],
+)
+def test_a_bad_file_of_svhn_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "train_32x32.mat"
+    path.write_bytes(content)
+    with pytest.raises(PruningError, match=message) as caught:
+        load("svhn", folder=tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(place=st.integers(0, 600), value=st.integers(0, 255))
+def test_any_damage_to_a_matlab_file_gives_arrays_or_a_pruning_error(
+    tmp_path: Path, place: int, value: int
+) -> None:
+    uncompressed = zlib.decompress(matrix("y", torch.arange(250))[8:])
+    content = bytearray(MATLAB_HEADER + uncompressed)
+    content[place % len(content)] = value
+    (tmp_path / "file.mat").write_bytes(content)
+    try:
+        read_matrices(tmp_path / "file.mat")
+    except PruningError as error:
+        assert "file.mat" in str(error)
+
+
+def save_image(path: Path, size: int = 64, mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (size, size)).save(path)
+
+
+WORDNET = [f"n{number:08}" for number in range(200)]
+
+
+def write_tiny_imagenet(folder: Path) -> Path:
+    for name in WORDNET:
+        save_image(
+            folder / "train" / name / "images" / f"{name}_0.JPEG", mode="L" if name[-1] == "3" else "RGB"
+        )
+    for number in range(3):
+        save_image(folder / "val" / "images" / f"val_{number}.JPEG")
+    rows = [f"val_{number}.JPEG\t{WORDNET[10 * number]}\t0\t0\t62\t62" for number in range(3)]
+    (folder / "val" / "val_annotations.txt").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_tiny_imagenet_with_its_table_of_test_classes(tmp_path: Path) -> None:
+    data = load("tiny_imagenet", folder=write_tiny_imagenet(tmp_path / "tiny-imagenet-200"), validation=0)
+    assert (data.shape, len(data.classes), len(data.train)) == ((3, 64, 64), 200, 200)
+    assert data.test.targets.tolist() == [0, 10, 20]
+    assert data.mean == (0.4802, 0.4481, 0.3975)
+
+
+def test_tiny_imagenet_is_unpacked_from_its_archive(tmp_path: Path, own_cache: Path) -> None:
+    folder = write_tiny_imagenet(tmp_path / "tiny-imagenet-200")
+    own_cache.mkdir(parents=True)
+    with zipfile.ZipFile(own_cache / "tiny-imagenet-200.zip", "w") as archive:
+        for path in folder.rglob("*"):
+            archive.write(path, path.relative_to(tmp_path))
+    assert len(load("tiny_imagenet").test) == 3
+    assert sorted(path.name for path in own_cache.iterdir()) == [
+        "images", "tiny-imagenet-200", "tiny-imagenet-200.zip",
+    ]  # fmt: skip
+
+
+def test_an_image_of_another_size_than_the_data_set_s_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny_imagenet(tmp_path)
+    save_image(folder / "val" / "images" / "val_1.JPEG", size=63)
+    with pytest.raises(PruningError, match=r"val_1.JPEG is 63x63 pixels"):
+        load("tiny_imagenet", folder=folder)
+
+
+@pytest.mark.parametrize(
+    "row", ["val_0.JPEG", "val_0.JPEG\tn99999999", "../../secret.JPEG\tn00000001", "gone.JPEG\tn00000001"]
+)
+def test_a_bad_table_of_test_classes_is_refused(tmp_path: Path, row: str) -> None:
+    folder = write_tiny_imagenet(tmp_path)
+    (folder / "val" / "val_annotations.txt").write_text(row + "\n")
+    with pytest.raises(PruningError, match=r"val_annotations.txt|gone.JPEG"):
+        load("tiny_imagenet", folder=folder)
+
+
+def test_imagenet_is_streamed_from_its_class_folders(tmp_path: Path) -> None:
+    for number in range(1000):
+        for part in ("train", "val"):
+            (tmp_path / part / f"n{number:08}").mkdir(parents=True)
+            (tmp_path / part / f"n{number:08}" / "1.JPEG").touch()
+    for number in (0, 999):
+        save_image(tmp_path / "val" / f"n{number:08}" / "1.JPEG", size=300)
+    data = load("imagenet", folder=tmp_path, validation=0.1)
+    assert isinstance(data.test, StreamedSplit)
+    assert (len(data.train), len(data.validation), len(data.test)) == (900, 100, 1000)
+    inputs, targets = next(iter(data.test.batches(2, order=torch.tensor([0, 999]))))
+    assert inputs.shape == (2, 3, 224, 224)
+    assert targets.tolist() == [0, 999]
+
+
+def test_imagenet_needs_its_folder_and_all_classes(tmp_path: Path) -> None:
+    with pytest.raises(PruningError, match="--data"):
+        load("imagenet")
+    for part in ("train", "val"):
+        for name in "ab":
+            save_image(tmp_path / part / name / "1.png")
+    with pytest.raises(PruningError, match="2 class folders, but ImageNet has 1,000"):
+        load("imagenet", folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "emnist", "tiny_imagenet"])
+def test_without_a_network_the_message_says_where_to_put_what(
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path, name: str
+) -> None:
+    import torchvision.datasets
+
+    nowhere = "http://127.0.0.1:9/file"
+    for published in (
+        torchvision.datasets.CIFAR10,
+        torchvision.datasets.CIFAR100,
+        torchvision.datasets.EMNIST,
+    ):
+        monkeypatch.setattr(published, "url", nowhere)
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", {"train": [nowhere, "", ""]})
+    monkeypatch.setattr(pruning.data.tiny_imagenet, "URL", nowhere)
+    with pytest.raises(PruningError, match="could not be downloaded") as caught:
+        load(name)
+    assert "--data" in str(caught.value) and str(own_cache) in str(caught.value)
+
+
+def test_cifar_is_unpacked_from_its_archive(tmp_path: Path, own_cache: Path) -> None:
+    import tarfile
+
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    own_cache.mkdir(parents=True)
+    with tarfile.open(own_cache / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "cifar-10-batches-py", "cifar-10-batches-py")
+    assert len(load("cifar10").test) == 7
+    (own_cache / "cifar-10-batches-py" / "test_batch").unlink()
+    (own_cache / "cifar-10-python.tar.gz").write_bytes(b"damaged")
+    with pytest.raises(PruningError, match="cannot be unpacked"):
+        load("cifar10")
