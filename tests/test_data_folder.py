@@ -109,6 +109,30 @@ def test_statistics_of_a_case_worked_out_by_hand() -> None:
     assert statistics(images) == (pytest.approx((0.5, 0.2)), pytest.approx((0.5, 0.0)))
 
 
+def test_a_channel_without_variation_is_left_unscaled(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("RGB", (8, 8), (20 * number, 255, 0)).save(tmp_path / name / f"{number}.png")
+    data = read(tmp_path)
+    assert data.std[1:] == (1.0, 1.0)
+    assert all(inputs.isfinite().all() for inputs, _ in data.train.batches(4))
+
+
+def test_too_few_images_to_test_with_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "data", per_class=1, classes="ab")
+    with pytest.raises(PruningError, match="too few"):
+        read(tmp_path / "data")
+
+
+def test_a_folder_is_the_same_by_any_of_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "data")
+    read(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    _, heard = reports(Path("data"))
+    assert heard == set()
+
+
 def test_grey_images_stay_grey_if_all_are(tmp_path: Path) -> None:
     write_images(tmp_path / "grey", mode="L")
     grey = read(tmp_path / "grey")

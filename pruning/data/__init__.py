@@ -75,6 +75,7 @@ def load(
         )
     if folder is not None and not folder.is_dir():
         raise PruningError(f"The data folder {folder} does not exist or is not a folder.")
+    folder = folder and folder.absolute()
     source: Source = DATASETS.get(name)(folder, on_progress or no_progress)
     train, held_out = source.train, source.validation
     if held_out is None:

@@ -34,8 +34,7 @@ def load_facts(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def load_pixels(path: Path, sizes: Sequence[int]) -> list[bytearray] | None:
-    """The buffers of these sizes in bytes stored with the facts; None if they are not there, whole and
-    unchanged."""
+    """The buffers of these sizes (bytes) stored with the facts; None unless they are there, unchanged."""
     try:
         with path.open("rb") as file:
             header = _header(file.readline())

@@ -1,5 +1,4 @@
-"""EMNIST (Cohen et al. 2017, arXiv 1702.05373), its balanced split: digits and letters, look-alikes
-merged."""
+"""EMNIST (Cohen et al. 2017, arXiv 1702.05373), balanced: digits and letters, look-alikes merged."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ FILES = [
 
 @DATASETS.register("emnist", classes=47, input="1x28x28")
 def load(folder: Path | None, on_progress: Progress) -> Source:
-    """EMNIST, balanced: 112,800 training and 18,800 test images of handwritten digits and letters, 47
-    classes."""
+    """EMNIST, balanced: 112,800 training and 18,800 test images of digits and letters, grey, 47 classes."""
     root = folder or cache_folder()
     raw = root / "EMNIST" / "raw"
     paths = find(FILES, [root, root / "gzip", raw, raw / "gzip"]) or _download(raw, on_progress)

@@ -37,6 +37,10 @@ def load(folder: Path | None, on_progress: Progress) -> Source:
     others = [part for part in ("validation", "test") if part in folders]
     listings = [train, *(list_images(folders[part], train.classes) for part in others)]
     train_rows, test_rows = draw(len(train), 0 if others else round(TEST_SHARE * len(train)), seed=0)
+    if not others and not len(test_rows):
+        raise PruningError(
+            f"{folder} has {len(train)} images, too few to hold out a fifth of them for testing."
+        )
     find_facts = partial(survey_images, listings, train_rows, on_progress)
     images, facts = read(listings, folder, find_facts, on_progress)
     parts: dict[str, Images | ImageFiles] = dict(zip(("train", *others), images, strict=True))
@@ -54,8 +58,7 @@ def load(folder: Path | None, on_progress: Progress) -> Source:
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """Where the training, validation and test images are; `validation` and `test` only where there are such
-    folders."""
+    """Where the images of each part are; `validation` and `test` only if there are such folders."""
     parts = {
         part: folder / name
         for part, names in PART_NAMES.items()

@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def draw(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The rows (int64, ascending) that are left of `total` when `count` are drawn by `seed`, and those
+    """Rows of `total` (int64, ascending): those that are left when `count` are drawn by `seed`, and those
     drawn."""
     drawn = torch.zeros(total, dtype=torch.bool)
     drawn[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]] = True
@@ -58,9 +58,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as read: class names in the order of the targets, images, and the usual mean and standard
-    deviation per channel (of images scaled to 0..1) and augmentation. `validation` only if the data set has
-    its own."""
+    """A data set as read.
+
+    `classes` are names in the order of the targets; `mean` and `std` per channel, of images scaled to 0..1,
+    and `augmentation` are the usual ones; `validation` is there only if the data set has validation images of
+    its own.
+    """
 
     classes: tuple[str, ...]
     train: Images | ImageFiles

@@ -25,6 +25,9 @@ from pruning.data.workers import in_workers
 # ImageNet expect it.
 LARGEST = 224
 
+# Of the cache's content: to be raised when an image comes to other pixels, or to other facts, than before.
+_VERSION = 1
+
 _STATISTICS_SAMPLE = 5_000
 _BLOCK = 256
 
@@ -45,14 +48,13 @@ class Facts:
 def read(
     listings: Sequence[Listing], folder: Path, find_facts: Callable[[], Facts], on_progress: Progress
 ) -> tuple[list[Images] | list[ImageFiles], Facts]:
-    """The images of each listing, and what holds for all of them, which `find_facts` finds out if it is not
-    known.
+    """The images of each listing, and what holds for all of them (`find_facts` is asked if it is not known).
 
     In memory if they take at most half of what is available, else as files to be streamed. `folder`, where
     they come from, has one cache file, which is made anew when a file in the folder was touched. Raises
     PruningError naming a file that is no sound image, or not of the size that it must have.
     """
-    key = fingerprint(path for listing in listings for path in listing.paths)
+    key = f"{_VERSION} {fingerprint(path for listing in listings for path in listing.paths)}"
     store = cache.cache_folder() / "images" / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
     stored = cache.load_facts(store, key)
     facts = _facts_from(stored) if stored else find_facts()
@@ -129,7 +131,8 @@ def survey_images(listings: Sequence[Listing], training: Tensor, on_progress: Pr
     step = max(1, math.ceil(len(training) / _STATISTICS_SAMPLE))
     sample = ImageFiles(listings[0].paths, listings[0].targets, shape, fit).select(training[::step])
     mean, std = statistics(_in_buffer(_decoded(sample, "measuring images", on_progress), sample).inputs)
-    return Facts(shape, fit, mean, std)
+    # A channel that is the same everywhere has nothing to scale.
+    return Facts(shape, fit, mean, tuple(deviation or 1.0 for deviation in std))
 
 
 def _common_shape(found: Sequence[Shape]) -> tuple[Shape, Fit]:
@@ -141,8 +144,7 @@ def _common_shape(found: Sequence[Shape]) -> tuple[Shape, Fit]:
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images [n, c, h, w], scaled to 0..1; exact, from
-    counts."""
+    """Mean and standard deviation per channel of uint8 images [n, c, h, w], scaled to 0..1, from counts."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in images.unbind(1):

@@ -40,8 +40,7 @@ class Split:
         augment: int | None = None,
         channels_last: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised inputs float32 [b, c, h, w] and targets int64 [b], batch by batch, the last one maybe
-        smaller.
+        """Normalised inputs float32 [b, c, h, w] and targets int64 [b]; the last batch may be smaller.
 
         `order` (int64 [n], None: as stored) says which image comes when. `start` batches are skipped.
         `augment` is a seed for the data set's augmentation (None: images as they are); every batch draws from
@@ -67,15 +66,14 @@ class Split:
 def normaliser(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, channels_last: bool
 ) -> Callable[[Tensor], Tensor]:
-    """The function from uint8 [b, c, h, w] on `device` to (x / 255 - mean) / std in float32, never in
-    place."""
+    """The function from uint8 [b, c, h, w] on `device` to (x / 255 - mean) / std in float32, a new tensor."""
     scale = (1 / (255 * torch.tensor(std, dtype=torch.float64))).float().view(-1, 1, 1).to(device)
     shift = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
     shift = shift.float().view(-1, 1, 1).to(device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def normalise(inputs: Tensor) -> Tensor:
-        return inputs.contiguous(memory_format=layout).to(torch.float32).mul_(scale).add_(shift)
+        return inputs.to(torch.float32).mul_(scale).add_(shift).contiguous(memory_format=layout)
 
     return normalise
 
@@ -91,11 +89,10 @@ def generator_for(seed: int, index: int) -> torch.Generator:
 
 
 def crop_and_flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image shifted by up to an eighth of its height (4 of 32 pixels), black coming in at the border,
-    and mirrored left to right every second time: the usual augmentation of CIFAR (He et al. 2016, section
-    4.2).
+    """The usual augmentation of CIFAR (He et al. 2016, section 4.2), for uint8 [b, c, h, w] of any size.
 
-    `inputs` is uint8 [b, c, h, w], and so is the result.
+    Each image is shifted by up to an eighth of its height (4 of 32 pixels), black coming in at the border,
+    and mirrored left to right with probability one half.
     """
     count, _, height, width = inputs.shape
     padding = height // 8

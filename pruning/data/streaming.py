@@ -44,8 +44,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class StreamedSplit:
-    """What `Split` is, for images on disk. The targets are on `device`; the images arrive there batch by
-    batch."""
+    """What `Split` is, for images on disk: they arrive on `device` batch by batch."""
 
     files: ImageFiles
     device: torch.device
@@ -70,8 +69,7 @@ class StreamedSplit:
         augment: int | None = None,
         channels_last: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Split.batches`, to the letter. A file that cannot be read raises PruningError when its turn
-        comes."""
+        """As `Split.batches`, to the letter; a file that cannot be read raises PruningError in its turn."""
         rows = torch.arange(len(self)) if order is None else order.cpu()
         batches = list(enumerate(rows.split(batch_size)))[start:]
         random = augment is not None and self.augmentation == "random_crop_and_flip"
@@ -88,7 +86,7 @@ class StreamedSplit:
 
 
 def _read(files: ImageFiles, augment: int | None, batch: tuple[int, Tensor]) -> Tensor:
-    """The images of a batch (its index and its rows), uint8 [b, c, h, w], any random choice drawn from its
+    """The images of a batch, which is its index and its rows: uint8 [b, c, h, w], augmented by its own
     seed."""
     index, rows = batch
     with torch.random.fork_rng(devices=[]):

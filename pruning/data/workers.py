@@ -29,7 +29,7 @@ def in_workers(
         _Mapped(function),
         sampler=items,
         batch_size=None,
-        num_workers=min(_MOST_WORKERS, len(items), os.cpu_count() or 1) if len(items) > 1 else 0,
+        num_workers=min(_MOST_WORKERS, len(items), _processors()) if len(items) > 1 else 0,
         pin_memory=pin_memory,
         worker_init_fn=_leave_signals_to_parent,
         generator=torch.Generator(),  # else it would draw from the run's random state
@@ -43,8 +43,7 @@ def in_workers(
 class _Mapped(Dataset[Result | PruningError], Generic[Item, Result]):
     """A function as the data set that DataLoader wants.
 
-    An error is handed back, not raised: one that is raised in a worker arrives with a traceback as its
-    message.
+    An error is handed back: raised in a worker, it would arrive with a traceback as its message.
     """
 
     def __init__(self, function: Callable[[Item], Result]) -> None:
@@ -57,8 +56,14 @@ class _Mapped(Dataset[Result | PruningError], Generic[Item, Result]):
             return error
 
 
+def _processors() -> int:
+    """Those this process may use, where the system tells them from those it has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _leave_signals_to_parent(worker: int) -> None:
-    # Ctrl-C and a batch system's SIGTERM reach all processes of a group; the run finishes its batch and needs
-    # us for it.
+    # Ctrl-C and a batch system's SIGTERM reach every process; the run finishes its batch first, and needs us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
