@@ -28,28 +28,28 @@ _SHAPE = (3, 32, 32)
 def find_cifar(
     name: str, base: str, files: Sequence[str], folder: Path | None, on_progress: Progress
 ) -> list[Path]:
-    """The `files` of torchvision's data set class `name`, in `folder` (None: the cache) or, as torchvision
-    lays them out, in the folder `base` there; downloaded if they are not."""
+    """The `files` of torchvision's data set class `name`, in `folder` (None: the cache) or in the folder
+    `base` there, where torchvision puts them; unpacked from the archive beside it if need be, which is
+    downloaded if need be."""
     root = folder or cache_folder()
-    home = root if (root / files[0]).is_file() else root / base
-    if not all((home / file).is_file() for file in files):
-        archive = root / f"{base.removesuffix('-batches-py').removesuffix('-python')}-python.tar.gz"
-        if not archive.is_file():
-            _download(
-                name,
-                archive,
-                on_progress,
-                f"put its unpacked folder {base} where --data names it, or into {root}",
-            )
-        _unpack(archive, files, home)
+    home = next(
+        (path for path in (root, root / base) if all((path / file).is_file() for file in files)), None
+    )
+    if home is None:
+        home = root / base
+        _unpack(_archive(name, base, root, on_progress), base, files, home)
     return [home / file for file in files]
 
 
-def _download(name: str, archive: Path, on_progress: Progress, otherwise: str) -> None:
+def _archive(name: str, base: str, folder: Path, on_progress: Progress) -> Path:
     import torchvision.datasets
 
     published = getattr(torchvision.datasets, name)
-    download([published.url], archive, published.tgz_md5, on_progress, otherwise)
+    archive: Path = folder / published.filename
+    if not archive.is_file():
+        otherwise = f"put its unpacked folder {base} into a folder named by --data, or into {folder}"
+        download([published.url], archive, published.tgz_md5, on_progress, otherwise)
+    return archive
 
 
 def read_cifar(paths: Sequence[Path], label_key: str, classes: int) -> Images:
@@ -131,13 +131,13 @@ class _Unpickler(pickle._Unpickler):
         return _ADMITTED[module, name]
 
 
-def _unpack(archive: Path, names: Sequence[str], folder: Path) -> None:
+def _unpack(archive: Path, base: str, names: Sequence[str], folder: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
             for name in names:
-                member = tar.extractfile(f"{folder.name}/{name}")
+                member = tar.extractfile(f"{base}/{name}")
                 if member is None:
-                    raise PruningError(f"{archive} holds no file {folder.name}/{name}.")
+                    raise PruningError(f"{archive} holds no file {base}/{name}.")
                 write_whole(folder / name, member)
     except (tarfile.TarError, EOFError, KeyError, OSError) as error:
         raise PruningError(f"{archive} cannot be unpacked: {error}.") from error

@@ -109,21 +109,21 @@ def _plain_or_gzipped(folder: Path, name: str) -> Path | None:
 
 
 def _complete(folder: Path, name: str, names: Sequence[str], on_progress: Progress) -> list[Path]:
-    """The files called `names` in `folder`; those not there yet are downloaded from where torchvision's
-    `name` does."""
-    paths = [_plain_or_gzipped(folder, name) for name in names]
-    if None in paths:
+    """The files called `names` in `folder`; what is missing is downloaded from where torchvision's `name`
+    does."""
+    missing = [file for file in names if _plain_or_gzipped(folder, file) is None]
+    if missing:
         import torchvision.datasets
 
         published = getattr(torchvision.datasets, name)
+        checksums = dict(published.resources)
         otherwise = (
             f"put {', '.join(names)}, plain or as .gz, into a folder named by --data, or into {folder}"
         )
-        for file, md5 in published.resources:
-            if _plain_or_gzipped(folder, file.removesuffix(".gz")) is None:
-                urls = [mirror + file for mirror in published.mirrors]
-                download(urls, folder / file, md5, on_progress, otherwise)
-    return [_plain_or_gzipped(folder, name) or folder / name for name in names]
+        for file in (f"{plain}.gz" for plain in missing):
+            urls = [mirror + file for mirror in published.mirrors]
+            download(urls, folder / file, checksums[file], on_progress, otherwise)
+    return [_plain_or_gzipped(folder, file) or folder / file for file in names]
 
 
 def _sizes(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
