@@ -1,0 +1,156 @@
+"""Export: each format comes back with the same outputs and accuracy, or there is no file and a reason."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pruning import export as exporting
+from pruning import shrink
+from pruning.errors import PruningError
+from pruning.export import FORMATS, export
+from pruning.models import build
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """A LeNet with a quarter of its filters and nine tenths of its linear weights removed."""
+    torch.manual_seed(0)
+    lenet = build("my", classes=10, shape=(1, 28, 28))
+    shrink.remove(lenet, shrink.Coupled(16, {"conv2": tuple(range(16))}), [0, 4, 8, 12])
+    for layer in (lenet.fc1, lenet.fc2):
+        layer.weight.data.masked_fill_(torch.rand_like(layer.weight) < 0.9, 0)
+    return lenet
+
+
+@pytest.fixture
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    sizes = (5, 5, 3)  # the last batch of a test set is a smaller one
+    return [
+        (
+            torch.randn(size, 1, 28, 28, generator=generator),
+            torch.randint(0, 10, (size,), generator=generator),
+        )
+        for size in sizes
+    ]
+
+
+def needs(to: str) -> None:
+    for package in FORMATS[to].packages:
+        pytest.importorskip(package)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_every_format_comes_back_the_same(
+    to: str, model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    needs(to)
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    path = tmp_path / "new folder" / "network.pt2"
+    done = export(model, to, path, batches)
+    assert (done.to, done.path, done.images) == (to, path, 13)
+    assert done.bytes == path.stat().st_size > 0
+    assert done.difference <= 1e-4
+    correct = sum(int((model.eval()(images).argmax(1) == targets).sum()) for images, targets in batches)
+    assert done.top1 == done.top1_of_file == 100 * correct / 13
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    json.dumps(done.details, allow_nan=False)
+
+
+def test_a_sparse_file_says_what_it_saved_and_measured(
+    model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    details = export(model, "sparse", tmp_path / "sparse", batches).details
+    assert details["stored_bytes"] == (tmp_path / "sparse").stat().st_size < details["dense_bytes"]
+    assert set(details["layers"]) == {"fc1", "fc2", "fc3"}
+    assert details["measured"]["batches"][0]["networks"]["sparse"]["measured_speedup"] > 0
+
+
+def test_a_shrunk_file_says_which_widths_it_has(
+    model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    needs("shrunk")
+    assert export(model, "shrunk", tmp_path / "small", batches).details["widths"]["conv2"] == (16, 12)
+
+
+def test_a_network_without_linear_layers_is_stored_sparse_all_the_same(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    done = export(model, "sparse", tmp_path / "sparse", [(torch.randn(2, 1, 4, 4), torch.zeros(2).long())])
+    assert done.details["layers"] == {}
+
+
+def test_an_unknown_format_names_all(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(PruningError, match=r"Unknown export format 'onxx'. Did you mean onnx\?"):
+        export(model, "onxx", tmp_path / "network", [])
+
+
+def test_no_images_no_export(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(PruningError, match="at least one batch"):
+        export(model, "dense", tmp_path / "network", [])
+
+
+def test_missing_packages_are_named(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name.startswith("onnxr") else find(name)
+    )
+    needed = exporting.FORMATS["onnx"].packages
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    with pytest.raises(PruningError, match=rf"onnx needs {', '.join(missing)}.*pruning\[onnx\]"):
+        export(model, "onnx", tmp_path / "network", [])
+
+
+def test_a_network_that_cannot_be_traced_leaves_no_file(
+    batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(28, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.mean((1, 2))) if float(x.sum()) > 0 else self.layer(x.amax((1, 2)))
+
+    with pytest.raises(PruningError, match="can't be exported to torch-export"):
+        export(Branching(), "torch-export", tmp_path / "network.pt2", batches)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_computes_something_else_is_not_kept(
+    model: nn.Module,
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write_something_else(model: nn.Module, images: torch.Tensor, path: Path) -> dict[str, str]:
+        other = copy.deepcopy(model)
+        other.fc3.bias.data += 0.01
+        return FORMATS["torch-export"].write(other, images, path) and {}
+
+    wrong = exporting.Format(write_something_else, FORMATS["torch-export"].read)
+    monkeypatch.setitem(FORMATS, "wrong", wrong)
+    with pytest.raises(PruningError, match="computes something else"):
+        export(model, "wrong", tmp_path / "network.pt2", batches)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_must_be_those_of_the_network(
+    model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    mask = model.fc1.weight != 0
+    assert export(model, "dense", tmp_path / "network", batches, {"fc1.weight": mask}).images == 13
+    with pytest.raises(PruningError, match=r"fc1.weight has weights that its mask removed"):
+        export(model, "dense", tmp_path / "network", batches, {"fc1.weight": ~mask})
+    with pytest.raises(PruningError, match=r"mask of fc9.weight does not fit"):
+        export(model, "dense", tmp_path / "network", batches, {"fc9.weight": mask})
