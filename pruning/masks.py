@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pruning.errors import PruningError
 
-FORMAT = {"format": "pruning masks", "version": "1"}
+FORMAT = {"format": "pruning masks 1"}  # one entry: with several, safetensors writes them in any order
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,11 @@ class Masks(Mapping[str, Tensor]):
                     f"the parameter of {type(model).__name__} is {_size(parameters[name])}."
                 )
         self._bound = [
-            (parameters[name], mask.to(parameters[name].device).logical_not())
-            for name, mask in self._masks.items()
+            (parameters[name], mask.to(parameters[name].device)) for name, mask in self._masks.items()
         ]
-        _zero(self._bound)
+        with torch.no_grad():
+            for parameter, kept in self._bound:
+                parameter.masked_fill_(~kept, 0)
         return self
 
     def hold(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
@@ -141,8 +142,8 @@ class Masks(Mapping[str, Tensor]):
                 "The optimizer has none of the weights that these masks are bound to: "
                 "make it from the parameters of the model that was pruned."
             )
-        parameters = [parameter for parameter, _ in held]
-        factors = [mask.to(parameter.dtype) for parameter, mask in held]
+        parameters: list[Tensor] = [parameter for parameter, _ in held]
+        factors = tuple(mask.to(parameter.dtype) for parameter, mask in held)
 
         @torch.no_grad()
         def zero_removed(*_: Any) -> None:
