@@ -12,6 +12,7 @@ Ties go by layer, then by flat index: the first is removed first.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import ceil, floor, inf, sqrt
 from typing import Protocol
 
@@ -54,7 +55,7 @@ def smallest(sources: Sequence[Source], count: int) -> list[Tensor]:
     while True:
         low, high = _bracket(sample, count / total, margin)
         below, inside = _split(sources, masks, low, high)
-        if below < count <= below + sum(len(scores) for _, scores in inside):
+        if below < count <= below + len(inside.scores):
             _remove_inside(masks, inside, count - below)
             return masks
         if _remove_at(sources, masks, low if count <= below else high, count):
@@ -87,17 +88,43 @@ def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, flo
     return low, high
 
 
-def _split(
-    sources: Sequence[Source], masks: list[Tensor], low: float, high: float
-) -> tuple[int, list[tuple[Tensor, Tensor]]]:
-    """Writes masks of the scores above `low`; returns how many are not, and what is strictly inside the bracket.
+class Pile:
+    """A growing 1-d tensor in one piece of memory: thousands of small ones, kept, would fragment the heap."""
 
-    The latter is, per source, flat positions and scores.
-    """
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._room = torch.empty(1 << 14, dtype=dtype, device=device)
+        self._length = 0
+
+    def add(self, values: Tensor) -> None:
+        end = self._length + len(values)
+        if end > len(self._room):
+            larger = torch.empty(2 * end, dtype=self._room.dtype, device=self._room.device)
+            larger[: self._length] = self.values
+            self._room = larger
+        self._room[self._length : end] = values
+        self._length = end
+
+    @property
+    def values(self) -> Tensor:
+        return self._room[: self._length]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The scores strictly inside the bracket, source by source, with their flat positions; `counts` of each source."""
+
+    scores: Tensor
+    positions: Tensor
+    counts: list[int]
+
+
+def _split(sources: Sequence[Source], masks: list[Tensor], low: float, high: float) -> tuple[int, Inside]:
+    """Writes masks of the scores above `low`; returns how many are not, and what is strictly inside the bracket."""
+    home = sources[0].device
     above = []
-    inside = []
+    scores_inside, positions, counts = Pile(torch.float32, home), Pile(torch.int64, home), []
     for source, mask in zip(sources, masks, strict=True):
-        positions, values = [], []
+        count = 0
         for where, scores in source.slices():
             # Comparing into floats and narrowing them afterwards is several times faster on CPUs than into bools.
             flags = torch.gt(scores, low, out=torch.empty_like(scores))
@@ -105,10 +132,12 @@ def _split(
             kept = mask[where.start : where.stop].copy_(flags)
             between = torch.ge(scores, high, out=flags).to(torch.bool).bitwise_xor_(kept)
             found = _positions_of_few(between)
-            values.append(scores.index_select(0, found))
-            positions.append(found.add_(where.start))
-        inside.append((torch.cat(positions), torch.cat(values)))
-    return sum(source.size for source in sources) - sum(int(number) for number in above), inside
+            scores_inside.add(scores.index_select(0, found))
+            positions.add(found.add_(where.start))
+            count += len(found)
+        counts.append(count)
+    below = sum(source.size for source in sources) - sum(int(number) for number in above)
+    return below, Inside(scores_inside.values, positions.values, counts)
 
 
 def _positions_of_few(flags: Tensor) -> Tensor:
@@ -122,17 +151,15 @@ def _positions_of_few(flags: Tensor) -> Tensor:
     return torch.cat([found, flags[whole:].nonzero().squeeze(1).add_(whole)])
 
 
-def _remove_inside(masks: list[Tensor], inside: list[tuple[Tensor, Tensor]], count: int) -> None:
+def _remove_inside(masks: list[Tensor], inside: Inside, count: int) -> None:
     """Removes the `count` smallest of the collected scores."""
-    home = masks[0].device
-    scores = torch.cat([values.to(home) for _, values in inside])
-    threshold = scores.kthvalue(count).values
-    smaller = scores < threshold
-    equal = (scores == threshold).nonzero().squeeze(1)
-    smaller[equal[: count - int(smaller.count_nonzero())]] = True
-    parts = smaller.split([len(positions) for positions, _ in inside])
-    for mask, (positions, _), removed in zip(masks, inside, parts, strict=True):
-        mask[positions[removed.to(mask.device)]] = False
+    threshold = inside.scores.kthvalue(count).values
+    removed = inside.scores < threshold
+    equal = (inside.scores == threshold).nonzero().squeeze(1)
+    removed[equal[: count - int(removed.count_nonzero())]] = True
+    of_each = zip(inside.positions.split(inside.counts), removed.split(inside.counts), strict=True)
+    for mask, (positions, chosen) in zip(masks, of_each, strict=True):
+        mask[positions[chosen].to(mask.device)] = False
 
 
 def _remove_at(sources: Sequence[Source], masks: list[Tensor], threshold: float, count: int) -> bool:

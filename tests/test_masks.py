@@ -13,6 +13,7 @@ from torch.nn import functional
 
 import pruning
 from pruning import Masks, PruningError
+from pruning.masks import FORMAT
 
 
 def small(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -193,7 +194,7 @@ def test_only_masks_are_loaded(tmp_path: Path) -> None:
     with pytest.raises(PruningError, match="holds no masks"):
         Masks.load(weights)
     lying = tmp_path / "lying.safetensors"
-    save_file({"weight": torch.ones(2)}, lying, metadata={"format": "pruning masks"})
+    save_file({"weight": torch.ones(2)}, lying, metadata=FORMAT)
     with pytest.raises(PruningError, match="masks are of bools"):
         Masks.load(lying)
     broken = tmp_path / "broken.safetensors"
