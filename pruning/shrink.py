@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,13 @@ def shrink(model: nn.Module, images: Tensor) -> Shrunk:
     before = _out_widths(small)
     empty = _channels_read_as_zero(model, images)
     obstacles: dict[str, str] = {}
-    for group in _groups(small, images):
-        obstacle = group.obstacle()
-        if obstacle is None:
-            group.prune(group.removable(empty)[: group.channels - 1], empty)
-        else:
-            obstacles |= dict.fromkeys(group.coupled().members, obstacle)
+    with _followed(model):
+        for group in _groups(small, images):
+            obstacle = group.obstacle()
+            if obstacle is None:
+                group.prune(group.removable(empty)[: group.channels - 1], empty)
+            else:
+                obstacles |= dict.fromkeys(group.coupled().members, obstacle)
     left = {name: obstacles.get(name, reason) for name, reason in _still_empty(small).items()}
     widths = {
         name: (width, now) for name, now in _out_widths(small).items() if (width := before[name]) != now
@@ -99,15 +101,14 @@ def shrink(model: nn.Module, images: Tensor) -> Shrunk:
 
 
 def coupled(model: nn.Module, images: Tensor) -> list[Coupled]:
-    """The groups of channels that `shrink` can take out together, each with every layer and norm that
-    produces them.
+    """The groups of channels that `shrink` can take out together, with all layers and norms that make them.
 
     A structured method that removes whole groups (`remove`) gets all of it back in speed; one that
     removes filters layer by layer gets back what happens to fall together.
     """
-    return [
-        group.coupled() for group in _groups(copy.deepcopy(model).eval(), images) if group.obstacle() is None
-    ]
+    with _followed(model):
+        groups = _groups(copy.deepcopy(model).eval(), images)
+        return [group.coupled() for group in groups if group.obstacle() is None]
 
 
 def remove(model: nn.Module, group: Coupled, channels: list[int]) -> None:
@@ -118,7 +119,8 @@ def remove(model: nn.Module, group: Coupled, channels: list[int]) -> None:
         rows = [own[channel] for channel in channels]
         dimension = 1 if getattr(module, "transposed", False) else 0
         with torch.no_grad():
-            module.weight.index_fill_(dimension, torch.tensor(rows, device=module.weight.device), 0)
+            if module.weight is not None:  # a norm may have neither
+                module.weight.index_fill_(dimension, torch.tensor(rows, device=module.weight.device), 0)
             if module.bias is not None:
                 module.bias[rows] = 0
 
@@ -203,8 +205,6 @@ class _Group:
 
     def _unreliable(self, node: Any) -> str | None:
         kind, module = node.type.name, node.module
-        if kind == "ELEMENTWISE" and not isinstance(module, nn.Module | nn.Parameter):
-            return None
         if kind == "ELEMENTWISE":
             return _unreliable_operation(node)
         if kind == "SLICE" and node.grad_fn._saved_dim in SPATIAL:
@@ -253,39 +253,44 @@ class _Group:
             produces = kind in ("BN", "DEPTHWISE_CONV") or item.dep.handler == (
                 self._graph.get_pruner_of_module(module).prune_out_channels
             )
-            if kind in ("CONV", "LINEAR", "BN", "DEPTHWISE_CONV") and produces:
-                members[self._names[module]] = tuple(item.idxs)
+            own = dict(zip(item.root_idxs, item.idxs, strict=True))
+            one_to_one = len(item.idxs) == len(own) == self.channels
+            if kind in ("CONV", "LINEAR", "BN", "DEPTHWISE_CONV") and produces and one_to_one:
+                members[self._names[module]] = tuple(own[channel] for channel in range(self.channels))
         return Coupled(self.channels, members)
 
 
 def _unreliable_operation(node: Any) -> str | None:
     operation = node.grad_fn.name().partition("Backward")[0].removeprefix("Unknown")
     if operation == "ConstantPadNd":
-        # torch pads from the last dimension on, two numbers each; beyond the last two dimensions are the
-        # channels.
+        # torch pads from the last dimension on, with two numbers for each; the third is that of the channels.
         channels_padded = any(node.grad_fn._saved_pad[4:])
         return "they are padded with zeros (an option A shortcut)" if channels_padded else None
-    return (
-        None if operation in CHANNEL_BY_CHANNEL else f"they pass through {operation}, which may mix channels"
-    )
+    if operation in CHANNEL_BY_CHANNEL:
+        return None
+    return f"they pass through {operation}, which may mix channels"
 
 
 def _groups(model: nn.Module, images: Tensor) -> Iterator[_Group]:
     tp = _torch_pruning()
+    names = {module: name for name, module in model.named_modules()}
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")  # of parameters outside of layers: what meets them is left
+        graph = tp.DependencyGraph().build_dependency(
+            model, images[:1].clone().requires_grad_(), verbose=False
+        )
+    for items in graph.get_all_groups():
+        yield _Group(graph, items, names)
+
+
+@contextmanager
+def _followed(model: nn.Module) -> Iterator[None]:
+    """Whatever torch-pruning raises of its own, as a PruningError that names the network."""
     kind = type(model).__name__
     if kind in NOT_FOLLOWED:
         raise PruningError(f"{kind} can't be shrunk: torch-pruning can't follow its windows of attention.")
-    names = {module: name for name, module in model.named_modules()}
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter(
-                "ignore"
-            )  # about parameters outside of layers: groups that meet them are left
-            graph = tp.DependencyGraph().build_dependency(
-                model, images[:1].clone().requires_grad_(), verbose=False
-            )
-        for items in graph.get_all_groups():
-            yield _Group(graph, items, names)
+        yield
     except PruningError:
         raise
     except Exception as error:  # torch-pruning raises whatever its tracing ran into
@@ -385,6 +390,8 @@ def _agree(model: nn.Module, small: nn.Module, images: Tensor) -> float:
         raise PruningError(
             f"{type(model).__name__} can't be shrunk: the smaller network does not run ({error})."
         ) from error
+    if expected.shape != found.shape:
+        raise PruningError(f"{type(model).__name__} can't be shrunk: its outputs would shrink, too.")
     difference = float((expected - found).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise PruningError(

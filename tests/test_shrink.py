@@ -201,6 +201,31 @@ def test_nothing_masked_nothing_lost() -> None:
     )
 
 
+def test_a_norm_without_scale_and_shift_does_not_open_a_channel() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU(), *head()).eval()
+    (group,) = shrink.coupled(model, images((1, 6, 6)))
+    assert group.members == {"0": (0, 1, 2, 3), "1": (0, 1, 2, 3)}
+    shrink.remove(model, group, [3])
+    assert shrink.shrink(model, images((1, 6, 6))).widths == {"0": (4, 3)}
+
+
+def test_channels_that_are_an_output_as_well_are_not_taken_out() -> None:
+    class Early(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first = self.first(x)
+            return torch.cat([first, self.last(first)], 1)
+
+    model = Early()
+    zero_filters(model, "first", [1])
+    shrunk = shrink.shrink(model, torch.randn(3, 4))
+    assert shrunk.widths == {}
+    assert "output" in shrunk.left["first"]
+
+
 def test_a_swin_transformer_is_refused_by_name() -> None:
     class SwinTransformer(nn.Linear):
         pass
