@@ -55,6 +55,7 @@ class SpedUp:
 class SparseLinear(nn.Module):
     """y = W x + b with W (outputs, inputs) as a compressed sparse row matrix; for inference only."""
 
+    weight: Tensor
     bias: Tensor
 
     def __init__(self, dense: nn.Linear) -> None:
@@ -63,7 +64,7 @@ class SparseLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch calls its sparse row matrices a beta
-            self._weight = weight.to_sparse_csr()
+            self.register_buffer("weight", weight.to_sparse_csr())
         bias = weight.new_zeros(len(weight)) if dense.bias is None else dense.bias.detach()
         self.register_buffer("bias", bias.clone())
 
@@ -71,9 +72,9 @@ class SparseLinear(nn.Module):
         """(..., inputs) -> (..., outputs)."""
         rows = inputs.reshape(-1, self.in_features)
         if len(rows) == 1:  # a product with a vector is the faster one, and the one of a single image
-            outputs = torch.addmv(self.bias, self._weight, rows[0])
+            outputs = torch.addmv(self.bias, self.weight, rows[0])
         else:
-            outputs = torch.addmm(self.bias.unsqueeze(1), self._weight, rows.t()).t()
+            outputs = torch.addmm(self.bias.unsqueeze(1), self.weight, rows.t()).t()
         return outputs.reshape(*inputs.shape[:-1], self.out_features)
 
 

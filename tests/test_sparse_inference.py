@@ -10,6 +10,7 @@ from torch import nn
 
 from pruning import sparse_inference
 from pruning.errors import PruningError
+from pruning.measure import latency
 from pruning.models import build
 
 
@@ -74,6 +75,17 @@ def test_the_projection_inside_an_attention_layer_is_left_alone() -> None:
 def test_a_network_without_linear_layers_is_refused() -> None:
     with pytest.raises(PruningError, match="no linear layer"):
         sparse_inference.speed_up(nn.Sequential(nn.Conv2d(1, 1, 1)), torch.randn(1, 1, 2, 2))
+
+
+def test_memory_counts_the_sparse_weights() -> None:
+    dense = nn.Linear(100, 50, bias=False)
+    dense.weight.data[torch.rand(50, 100) < 0.9] = 0
+    values = int(dense.weight.count_nonzero())
+    networks = {"sparse": nn.Sequential(sparse_inference.SparseLinear(dense))}
+    row = latency.compare(networks, (1, 1, 100), (1,), seconds=0.0)["batches"][0]["networks"]["sparse"]
+    # values of 4 bytes with columns of 8, 51 row starts of 8, a bias; at least the image and the outputs besides
+    weights = 12 * values + 8 * 51 + 4 * 50
+    assert weights + 4 * (100 + 50) <= row["peak_memory_bytes"] <= weights + 4 * (100 + 4 * 50)
 
 
 @pytest.mark.cuda

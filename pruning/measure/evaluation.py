@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import nn
@@ -25,6 +26,6 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 def images_like(model: nn.Module, batch_size: int, shape: tuple[int, int, int]) -> torch.Tensor:
     """Zeros of (batch_size, *shape), of the type and on the device of the network's weights."""
-    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
-    like = next(floating, torch.zeros(()))
+    tensors = chain(model.parameters(), model.buffers())
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
     return torch.zeros(batch_size, *shape, dtype=like.dtype, device=like.device)

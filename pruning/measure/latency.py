@@ -84,11 +84,16 @@ def take_turns(
 
 
 def _common_device(networks: Mapping[str, nn.Module]) -> torch.device:
-    devices = {parameter.device for network in networks.values() for parameter in network.parameters()}
+    tensors = [tensor for network in networks.values() for tensor in _tensors(network)]
+    devices = {tensor.device for tensor in tensors}
     if len(devices) != 1:
         named = ", ".join(sorted(str(device) for device in devices)) or "no device"
         raise PruningError(f"Networks to compare must have weights on one device, and these are on {named}.")
     return devices.pop()
+
+
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def _batch(
@@ -156,7 +161,7 @@ def _peak_memory(network: nn.Module, images: torch.Tensor, device: torch.device)
     """Bytes that the network, one batch and its activations need at the same time, and how that was
     measured.
     """
-    resting = sum(_bytes(tensor) for tensor in [*network.parameters(), *network.buffers(), images])
+    resting = sum(_bytes(tensor) for tensor in [*_tensors(network), images])
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
