@@ -169,7 +169,7 @@ def _no_match(option: str, pattern: str, parameters: list[str], modules: list[st
 
 
 def _refuse_computed_weights(model: nn.Module, exclude: Iterable[str]) -> None:
-    """A weight that a parametrisation computes anew for every forward can't be removed; leaving it out would be silent."""
+    """A weight that is computed anew for every forward can't be removed, and leaving it out would be silent."""
     for name, module in model.named_modules():
         if not isinstance(module, (*CONVOLUTIONS, nn.Linear)) or "weight" in module._parameters:
             continue

@@ -1,7 +1,7 @@
 """Axis 2: how much each weight matters.
 
-A score is a function ``(weights) -> Tensor`` of the same shape as ``weights.value``: float32, finite, and the higher the
-more worth keeping. It is registered with
+A score is a function ``(weights) -> Tensor`` of the same shape as ``weights.value``: float32, finite, and the higher
+the more worth keeping. It is registered with
 
 - ``needs``: what has to be collected from batches first, by name ("gradient"); empty when the weights are enough;
 - ``elementwise``: whether each weight's score depends on that weight alone. Then it may be evaluated on any flat piece
@@ -122,7 +122,7 @@ def gradients(
     dtype. A layer that the loss does not depend on has gradient zero.
 
     Nothing of the model changes: the gradients are those of stand-ins that share the weights' memory, and buffers are
-    copies. Each layer's gradient is added up as soon as it is known, so that beside the sums only one is held at a time.
+    copies. Each layer's gradient is added up as soon as it is known: beside the sums only one is held at a time.
 
     Raises PruningError when there is not a single batch.
     """

@@ -21,7 +21,7 @@ from pruning.masks import Masks
 from pruning.methods import split
 from pruning.registry import ALLOCATIONS, SCORES
 from pruning.scoring import COLLECTORS, Batches, Loss, Weights, layer_seed
-from pruning.selection import LOWEST, smallest
+from pruning.selection import LOWEST, Source, smallest
 
 DEFAULT_SPARSITY = 0.9
 CPU_SLICE = 1 << 17  # weights a thread; what is computed from them stays in a core's own cache
@@ -128,7 +128,7 @@ class ElementwiseScores:
         parameter = _flat(self.parameter)
         collected = {need: _flat(values) for need, values in self.collected.items()}
         gone = None if self.gone is None else _flat(self.gone)
-        length = CPU_SLICE * torch.get_num_threads() if self.device.type == "cpu" else DEVICE_SLICE
+        length = _slice_length(self.device)
         for start in range(0, self.size, length):
             where = range(start, min(start + length, self.size))
             piece = slice(where.start, where.stop)
@@ -157,21 +157,53 @@ class ElementwiseScores:
         _refuse_infinite(self.name, scores)
         if self.zeros_go_first:
             gone = values == 0
-        return scores if gone is None else scores.masked_fill_(gone, LOWEST)
+        # Not in place: a score may hand back the weights themselves.
+        return scores if gone is None else scores.masked_fill(gone, LOWEST)
+
+    def held(self) -> HeldScores:
+        """The scores of the layer as a whole, for a score that is not elementwise."""
+        scores = self._scores(range(self.size), self.parameter, dict(self.collected), self.gone)
+        return HeldScores(_flat(scores))
+
+
+@dataclass(frozen=True)
+class HeldScores:
+    """The scores of a layer (1-d), computed at once and held. A `selection.Source`."""
+
+    scores: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.scores.numel()
+
+    @property
+    def device(self) -> torch.device:
+        return self.scores.device
+
+    def slices(self) -> Iterator[tuple[range, Tensor]]:
+        length = _slice_length(self.device)
+        for start in range(0, self.size, length):
+            where = range(start, min(start + length, self.size))
+            yield where, self.scores[where.start : where.stop]
+
+    def at(self, positions: Tensor) -> Tensor:
+        return self.scores.take(positions)
 
 
 def _source(
     layer: Layer, score: str, seed: int, kept: Tensor | None, collected: dict[str, Tensor]
-) -> ElementwiseScores:
-    return ElementwiseScores(
+) -> Source:
+    about = SCORES.entry(score).about
+    scores = ElementwiseScores(
         name=layer.name,
         parameter=layer.parameter.detach(),
         score=SCORES.get(score),
         seed=layer_seed(seed, layer.name),
         collected=collected,
         gone=None if kept is None else ~kept,
-        zeros_go_first=kept is None and not SCORES.entry(score).about.get("zero_is_lowest", False),
+        zeros_go_first=kept is None and not about.get("zero_is_lowest", False),
     )
+    return scores if about["elementwise"] else scores.held()
 
 
 def _collect(
@@ -201,6 +233,10 @@ def _earlier(masks: Masks | None, layers: list[Layer]) -> dict[str, Tensor]:
                 f"The earlier mask of {name} is of shape {tuple(mask.shape)}, the layer of {by_name[name].shape}."
             )
     return {name: mask.to(by_name[name].parameter.device) for name, mask in masks.items()}
+
+
+def _slice_length(device: torch.device) -> int:
+    return CPU_SLICE * torch.get_num_threads() if device.type == "cpu" else DEVICE_SLICE
 
 
 def _refuse_infinite(name: str, scores: Tensor) -> None:

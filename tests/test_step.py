@@ -16,6 +16,8 @@ import pruning
 from pruning import Masks, PruningError
 from pruning.layers import prunable
 from pruning.methods import names
+from pruning.registry import SCORES
+from pruning.scoring import Weights
 from pruning.step import choose
 
 
@@ -236,6 +238,39 @@ def test_random_depends_on_the_seed_alone() -> None:
     again, other = choose(lenet(), "random", 0.5), choose(lenet(), "random", 0.5, seed=1)
     torch.manual_seed(99)
     assert choose(lenet(), "random", 0.5) == again != other
+
+
+# Scores of one's own
+
+
+def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SCORES, "_functions", dict(SCORES._functions))
+    monkeypatch.setattr(SCORES, "_entries", dict(SCORES._entries))
+
+    @SCORES.register("row_share", needs=[], elementwise=False, source="this test")
+    def row_share(weights: Weights) -> Tensor:
+        return weights.value.abs() / weights.value.abs().sum(1, keepdim=True)
+
+    model = nn.Linear(2, 2)
+    model.weight.data[:] = torch.tensor([[10.0, 30.0], [2.0, 1.0]])
+    assert kept(choose(model, "global_row_share", count=2)) == [
+        [False, True, True, False]
+    ]  # 1/4 3/4, 2/3 1/3
+    earlier = Masks({"weight": torch.tensor([[True, False], [True, True]])})
+    assert kept(choose(model, "global_row_share", count=2, masks=earlier)) == [[False, False, True, True]]
+
+
+def test_a_score_that_hands_back_the_weights_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SCORES, "_functions", dict(SCORES._functions))
+    monkeypatch.setattr(SCORES, "_entries", dict(SCORES._entries))
+
+    @SCORES.register("signed", needs=[], elementwise=True, source="this test")
+    def signed(weights: Weights) -> Tensor:
+        return weights.value
+
+    model = by_hand([0.0, -1.0, 2.0, -3.0])
+    assert kept(choose(model, "global_signed", count=2)) == [[False, True, True, False]]
+    assert model[0].weight.flatten().tolist() == [0.0, -1.0, 2.0, -3.0]  # type: ignore[union-attr, operator]
 
 
 # What is refused
