@@ -127,7 +127,9 @@ def test_a_network_that_cannot_be_traced_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [0.01, float("nan")])
 def test_a_file_that_computes_something_else_is_not_kept(
+    error: float,
     model: nn.Module,
     batches: list[tuple[torch.Tensor, torch.Tensor]],
     tmp_path: Path,
@@ -135,7 +137,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
 ) -> None:
     def write_something_else(model: nn.Module, images: torch.Tensor, path: Path) -> dict[str, str]:
         other = copy.deepcopy(model)
-        other.fc3.bias.data += 0.01
+        other.fc3.bias.data += error
         return FORMATS["torch-export"].write(other, images, path) and {}
 
     wrong = exporting.Format(write_something_else, FORMATS["torch-export"].read)

@@ -92,9 +92,7 @@ def save(tensors: Mapping[str, Tensor], path: Path, *, half: bool = False) -> St
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file written by `save`, on the CPU. Raises PruningError if it is missing or
-    damaged.
-    """
+    """The tensors of a file written by `save`, on the CPU. PruningError if it is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError as error:
