@@ -32,15 +32,20 @@ def _methods() -> Rows:
 
 def _architectures() -> Rows:
     ours = [
-        [entry.name, str(entry.about.get("input", "")), entry.summary] for entry in ARCHITECTURES.entries().values()
+        [entry.name, str(entry.about.get("input", "")), entry.summary]
+        for entry in ARCHITECTURES.entries().values()
     ]
-    others = [[name, "3x224x224", "torchvision"] for name in models.names() if name not in ARCHITECTURES.names()]
+    others = [
+        [name, "3x224x224", "torchvision"] for name in models.names() if name not in ARCHITECTURES.names()
+    ]
     return ["architecture", "input", "what it is"], ours + others
 
 
 def _plain(registry: Registry) -> Callable[[], Rows]:
     def rows() -> Rows:
-        return [registry.kind, "what it does"], [[entry.name, entry.summary] for entry in registry.entries().values()]
+        return [registry.kind, "what it does"], [
+            [entry.name, entry.summary] for entry in registry.entries().values()
+        ]
 
     return rows
 

@@ -5,19 +5,21 @@ The options of a run are made from the fields of `config.RunConfig`; a new field
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import signal
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.exceptions import TyperException
 from pydantic.fields import FieldInfo
+from typer.exceptions import TyperException
 
 from pruning import catalogue, records
 from pruning.config import PARTS, RunConfig, option, resolve
@@ -30,6 +32,8 @@ SPELLINGS = {
     "save_path": ("--save-path", "--save_path"),
     "prune_classifier": ("--prune-classifier/--keep-classifier",),
 }
+
+METAVARS = {str: "NAME", int: "N", float: "NUMBER", Path: "PATH", list[str]: "PATTERN"}
 
 app = typer.Typer(
     add_completion=False,
@@ -101,13 +105,32 @@ def run(
 def _do(config: RunConfig, console: Console, *, fresh: bool) -> dict[str, Any]:
     from pruning.experiment import run as experiment
 
-    class Watcher(Signals):
-        event = staticmethod(console.event)
-        progress = staticmethod(console.progress)
+    with _watching(console) as watcher:
+        return experiment(config, watcher, fresh=fresh)
 
+
+@dataclass(frozen=True)
+class Watcher:
+    """What watches a run (see `session.Observer`): the terminal shows it, a signal stops it."""
+
+    console: Console
+    signals: Signals
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        self.console.event(event)
+
+    def progress(self, done: int, total: int) -> None:
+        self.console.progress(done, total)
+
+    def check_stop(self) -> None:
+        self.signals.check_stop()
+
+
+@contextlib.contextmanager
+def _watching(console: Console) -> Iterator[Watcher]:
     try:
-        with Watcher() as watcher:
-            return experiment(config, watcher, fresh=fresh)
+        with Signals() as signals:
+            yield Watcher(console, signals)
     finally:
         console.close()
 
@@ -120,6 +143,23 @@ def list_choices(
     console = Console()
     for kind in catalogue.KINDS if what is None else [catalogue.kind(what)]:
         console.table(kind, *catalogue.table(kind))
+
+
+@app.command()
+def verify(run: Annotated[Path, typer.Argument(help="Folder of a complete run.")]) -> int:
+    """Check a record: load its network and masks afresh, count, evaluate, compare. Exit code 1 if anything differs."""
+    from pruning.verification import verify as checks_of
+
+    console = Console()
+    with _watching(console) as watcher:
+        checks = checks_of(records.folder_at(run), watcher)
+    rows = [
+        [check.what, check.recorded, check.found, "ok" if check.agrees else "DIFFERS"] for check in checks
+    ]
+    console.table(str(run), ["", "recorded", "found", ""], rows)
+    failed = sum(not check.agrees for check in checks)
+    console.note(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed")
+    return 1 if failed else 0
 
 
 def _run_command() -> Callable[..., None]:
@@ -137,7 +177,8 @@ def _run_command() -> Callable[..., None]:
             typer.Option("--config", help="YAML file with options of the same names.", rich_help_panel=panel),
         ],
         "resume": Annotated[
-            Path | None, typer.Option("--resume", help="Continue the run in this folder.", rich_help_panel=panel)
+            Path | None,
+            typer.Option("--resume", help="Continue the run in this folder.", rich_help_panel=panel),
         ],
         "fresh": Annotated[
             bool, typer.Option("--fresh", help="Run anew, dense training included.", rich_help_panel=panel)
@@ -168,14 +209,16 @@ def _run_command() -> Callable[..., None]:
 def _annotation(name: str, field: FieldInfo, panel: str) -> Any:
     """A field as Typer wants it: its type, None when it is not given, and the help."""
     kind = _plain_type(field.annotation)
-    spelling = SPELLINGS.get(name) or (
-        (f"{option(name)}/--no-{name.replace('_', '-')}",) if kind is bool else (option(name),)
-    )
+    switch = (f"{option(name)}/--no-{name.replace('_', '-')}",)
+    spelling = SPELLINGS.get(name) or (switch if kind is bool else (option(name),))
+    # Numbers arrive as text: RunConfig reads them, and so all wrong values are refused in the same words.
+    given = kind if kind in (bool, Path, list[str]) else str
     shown = "" if field.default in (None, ()) or kind is bool else f" (default: {field.default})"
     return Annotated[
-        kind | None,
+        given | None,
         typer.Option(
             *spelling,
+            metavar=None if kind is bool else METAVARS[kind],
             help=f"{(field.description or '').rstrip('.')}{shown}.",
             show_default=False,
             rich_help_panel=panel,

@@ -26,7 +26,9 @@ from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unkno
 AMOUNTS = ("sparsity", "compression", "count")
 DEFAULT_SPARSITY = 0.9
 DEFAULT_ROUNDS = 3
-LARGEST_CONFIG_FILE = 1_000_000  # bytes; no configuration is as long, and a larger file is a mistake or an attack
+LARGEST_CONFIG_FILE = (
+    1_000_000  # bytes; no configuration is as long, and a larger file is a mistake or an attack
+)
 
 
 class Part(BaseModel):
@@ -38,7 +40,7 @@ class Part(BaseModel):
 class Data(Part):
     """Data"""
 
-    dataset: str | None = Field(None, description="Data set (see `list datasets`; default: fashion_mini, or folder with --data).")
+    dataset: str = Field("fashion_mini", description="Data set (see `list datasets`); with --data: folder.")
     data: Path | None = Field(
         None,
         description="Folder of images, one sub-folder a class; or, with --dataset, where that data set lies.",
@@ -47,8 +49,8 @@ class Data(Part):
 
     @field_validator("dataset")
     @classmethod
-    def _known_dataset(cls, name: str | None) -> str | None:
-        return name if name is None else DATASETS.entry(name).name
+    def _known_dataset(cls, name: str) -> str:
+        return DATASETS.entry(name).name
 
     @field_validator("data")
     @classmethod
@@ -92,7 +94,9 @@ class Network(Part):
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:
         if self.pretrained and self.weights is not None:
-            raise PruningError("--pretrained and --weights both name the weights to start from; give one of them.")
+            raise PruningError(
+                "--pretrained and --weights both name the weights to start from; give one of them."
+            )
         return self
 
 
@@ -101,7 +105,9 @@ class DenseTraining(Part):
 
     epochs: int = Field(10, ge=0, description="Epochs of dense training.")
     lr: float = Field(0.1, gt=0, description="Base learning rate; the peak too, unless --max-lr is given.")
-    max_lr: float | None = Field(None, gt=0, description="Peak of the one-cycle learning rate (default: --lr).")
+    max_lr: float | None = Field(
+        None, gt=0, description="Peak of the one-cycle learning rate (default: --lr)."
+    )
     weight_decay: float = Field(5e-4, ge=0, description="L2 penalty on all parameters.")
     batch_size: int = Field(128, ge=1, description="Images in a training batch.")
     test_batch_size: int = Field(1000, ge=1, description="Images in an evaluation batch.")
@@ -118,7 +124,9 @@ class DenseTraining(Part):
 class Pruning(Part):
     """Pruning"""
 
-    method: str = Field("global_mag", description="Pruning method, {allocation}_{score} (see `list methods`).")
+    method: str = Field(
+        "global_mag", description="Pruning method, {allocation}_{score} (see `list methods`)."
+    )
     sparsity: float | None = Field(
         None, ge=0, le=1, description="Fraction of the prunable weights to remove in the end (default: 0.9)."
     )
@@ -126,13 +134,19 @@ class Pruning(Part):
         None, ge=1, description="Instead: all parameters / non-zero parameters to reach in the end."
     )
     count: int | None = Field(
-        None, ge=0, description="Instead: how many weights to remove (from each layer, for layerwise methods)."
+        None,
+        ge=0,
+        description="Instead: how many weights to remove (from each layer, for layerwise methods).",
     )
-    rounds: int | None = Field(None, ge=1, description="Prune and fine-tune steps (default: 3; one_shot: 1).")
-    schedule: str = Field("geometric", description="How the amount grows over the rounds (see `list schedules`).")
+    rounds: int = Field(DEFAULT_ROUNDS, ge=1, description="Prune and fine-tune steps; one_shot has 1.")
+    schedule: str = Field(
+        "geometric", description="How the amount grows over the rounds (see `list schedules`)."
+    )
     structure: str = Field("weight", description="What is removed together (see `list structures`).")
     include: tuple[str, ...] = Field((), description="Prune these parameters too (pattern; may be repeated).")
-    exclude: tuple[str, ...] = Field((), description="Leave these parameters alone (pattern; may be repeated).")
+    exclude: tuple[str, ...] = Field(
+        (), description="Leave these parameters alone (pattern; may be repeated)."
+    )
     prune_classifier: bool = Field(False, description="Prune the last layer too.")
     score_batches: int = Field(8, ge=1, description="Training batches that scores which need data look at.")
 
@@ -196,7 +210,9 @@ class Machine(Part):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Arithmetic of training and evaluation.")
     threads: int | None = Field(None, ge=1, description="CPU threads (default: one a core).")
-    deterministic: bool = Field(False, description="Bit-identical repetition on GPUs too, at some cost in speed.")
+    deterministic: bool = Field(
+        False, description="Bit-identical repetition on GPUs too, at some cost in speed."
+    )
 
     @field_validator("device")
     @classmethod
@@ -217,7 +233,9 @@ class Record(Part):
     save_path: Path | None = Field(
         None, description="File for --save-model, .safetensors or .pt (default: ARCH-pruned.safetensors)."
     )
-    dry_run: bool = Field(False, description="Pass once through everything in seconds; the numbers mean nothing.")
+    dry_run: bool = Field(
+        False, description="Pass once through everything in seconds; the numbers mean nothing."
+    )
     quiet: bool = Field(False, description="Print warnings and errors only.")
 
     @field_validator("name")
@@ -225,7 +243,7 @@ class Record(Part):
     def _name_stays_in_folder(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}", name):
             raise PruningError(
-                f"--name {name!r}: a run's name is letters, digits and . _ = + - only, and begins with a letter or digit."
+                f"--name {name!r}: a run's name is made of letters, digits and . _ = + -, and begins with one of the first two."
             )
         return name
 
@@ -272,7 +290,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         if self.name is not None:
             return self.name
         kind, value = next((kind, getattr(self, kind)) for kind in AMOUNTS if getattr(self, kind) is not None)
-        words = [str(self.dataset), self.arch_word(), self.method, f"{kind}{value:g}", f"seed{self.seed}"]
+        words = [self.dataset, self.arch_word(), self.method, f"{kind}{value:g}", f"seed{self.seed}"]
         words.append(digest(self.identity())[:8])
         if self.dry_run:
             words.insert(0, "dry-run")
@@ -303,30 +321,51 @@ def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
         if name not in RunConfig.model_fields:
             raise _in_file(file, unknown("option", name, RunConfig.model_fields))
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
+        return _dry(config) if config.dry_run else config
     except ValidationError as error:
         raise _sentence(error, file if set(base) - set(options) else None, options) from None
+
+
+def _dry(config: RunConfig) -> RunConfig:
+    """The same run, but one epoch where there are more, and small batches to evaluate."""
+    epochs = min(config.epochs, 1)
+    fewer = {
+        "epochs": epochs,
+        "rewind_epoch": min(config.rewind_epoch, epochs),
+        "finetune_epochs": min(config.finetune_epochs, 1),
+        "test_batch_size": min(config.test_batch_size, config.batch_size),
+    }
+    return config.model_copy(update=fewer)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file; PruningError when the file is not one (missing, binary, tabs, a list, ...)."""
     try:
         if file.stat().st_size > LARGEST_CONFIG_FILE:
-            raise PruningError(f"--config {file}: larger than {LARGEST_CONFIG_FILE:,} bytes; not a configuration.")
+            raise PruningError(
+                f"--config {file}: larger than {LARGEST_CONFIG_FILE:,} bytes; not a configuration."
+            )
         text = file.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise PruningError(f"--config {file}: YAML aliases (*name) are not accepted; write the value out.")
+            raise PruningError(
+                f"--config {file}: YAML aliases (*name) are not accepted; write the value out."
+            )
         values = yaml.safe_load(text)
     except FileNotFoundError:
         raise PruningError(f"--config {file}: no such file.") from None
     except OSError as error:
         raise PruningError(f"--config {file}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:
-        raise PruningError(f"--config {file}: not a text file; give YAML with one `option: value` a line.") from None
+        raise PruningError(
+            f"--config {file}: not a text file; give YAML with one `option: value` a line."
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PruningError(f"--config {file}: not valid YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise PruningError(f"--config {file}: holds no options; write one `option: value` a line, such as `arch: my`.")
+        raise PruningError(
+            f"--config {file}: holds no options; write one `option: value` a line, such as `arch: my`."
+        )
     return values
 
 
@@ -361,4 +400,6 @@ def _sentence(error: ValidationError, file: Path | None, options: Mapping[str, A
     about = RunConfig.model_fields[name].description or ""
     meaning = about.split(" (default")[0].rstrip(".")
     where = f"{file}: " if file is not None and name not in options else ""
-    return PruningError(f"{where}{option(name)} {first['input']}: {message} ({meaning[0].lower()}{meaning[1:]}).")
+    return PruningError(
+        f"{where}{option(name)} {first['input']}: {message} ({meaning[0].lower()}{meaning[1:]})."
+    )

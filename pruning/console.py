@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 BAR_WIDTH = 24
+FILE_WIDTH = 160  # columns of tables in a file, where nothing would be gained by cutting names short
 
 
 class Console:
@@ -21,10 +22,13 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._out = RichConsole(highlight=False, quiet=quiet)
+        if not self._out.is_terminal:
+            self._out.width = FILE_WIDTH
         self._err = RichConsole(highlight=False, stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._shown_reading = ""
+        self._warned: set[str] = set()
 
     # --- what a run tells -----------------------------------------------------------------------------------------
 
@@ -69,7 +73,9 @@ class Console:
 
     def _show_dense(self, event: Mapping[str, Any]) -> None:
         if event["cached"]:
-            self._line("dense network: taken from the cache, trained before with the same options", style="dim")
+            self._line(
+                "dense network: taken from the cache, trained before with the same options", style="dim"
+            )
 
     def _show_batch(self, event: Mapping[str, Any]) -> None:
         self._line(
@@ -86,7 +92,8 @@ class Console:
             )
         elif event["what"] == "dense":
             self._line(
-                f"dense        test: top-1 {event['top1']:.2f} %, top-5 {event['top5']:.2f} %, loss {event['loss']:.4f}",
+                f"dense        test: top-1 {event['top1']:.2f} %, top-5 {event['top5']:.2f} %, "
+                f"loss {event['loss']:.4f}",
                 style="bold",
             )
 
@@ -105,7 +112,10 @@ class Console:
     # --- what the commands say --------------------------------------------------------------------------------------
 
     def warning(self, message: str) -> None:
-        self._say("warning", message, "yellow")
+        """Say a warning once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self._say("warning", message, "yellow")
 
     def error(self, message: str) -> None:
         self.close()
@@ -125,7 +135,9 @@ class Console:
         for message in result["warnings"]:
             self.warning(message)
         timing = result["timing"]
-        stages = ", ".join(f"{stage.replace('_', ' ')} {timing[stage]:.1f}" for stage in timing if stage != "total")
+        stages = ", ".join(
+            f"{stage.replace('_', ' ')} {timing[stage]:.1f}" for stage in timing if stage != "total"
+        )
         self._out.print(f"\nseconds: {stages}; in all {timing['total']:.1f}", soft_wrap=True)
         self._out.print(Text.assemble("record: ", (f"{path}/result.json", "bold")), soft_wrap=True)
 
@@ -140,10 +152,9 @@ class Console:
     def _layers_table(self, result: Mapping[str, Any]) -> Table:
         full, empty = ("█", "░") if self._can_show("█░") else ("#", ".")
         table = Table(title="layers", title_justify="left", box=None, pad_edge=False, header_style="bold")
-        table.add_column("layer")
+        table.add_column("layer", overflow="fold")
         table.add_column("shape", justify="right")
         table.add_column("weights", justify="right")
-        table.add_column("removed", justify="right")
         table.add_column("sparsity", justify="right")
         table.add_column("", no_wrap=True)
         for layer in result["layers"]:
@@ -153,7 +164,6 @@ class Console:
                 layer["name"],
                 "x".join(str(length) for length in layer["shape"]),
                 f"{layer['weights']:,}",
-                f"{layer['weights'] - layer['nonzero']:,}",
                 _percent(layer["sparsity"]),
                 Text(bar if layer["pruned"] else "kept", "green" if layer["pruned"] else "dim"),
             )
@@ -224,7 +234,15 @@ def _header(event: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _rounds_table(result: Mapping[str, Any]) -> Table:
     table = Table(title="rounds", title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in ("round", "target", "sparsity", "compression", "speedup*", "top-1 pruned", "top-1 fine-tuned"):
+    for column in (
+        "round",
+        "target",
+        "sparsity",
+        "compression",
+        "speedup*",
+        "top-1 pruned",
+        "top-1 fine-tuned",
+    ):
         table.add_column(column, justify="right")
     for entry in result["rounds"]:
         table.add_row(
@@ -241,7 +259,9 @@ def _rounds_table(result: Mapping[str, Any]) -> Table:
 
 def _comparison_table(result: Mapping[str, Any]) -> Table:
     dense, final = result["dense"], result["final"]
-    table = Table(title="dense against pruned", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        title="dense against pruned", title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     table.add_column("")
     table.add_column("dense", justify="right")
     table.add_column("pruned", justify="right")

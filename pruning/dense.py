@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from pruning.config import DENSE_PARTS, RunConfig, digest
 from pruning.data import Dataset
 from pruning.machine import derive_seed
-from pruning.run_files import Checkpoints, DenseFolder, dense_folder, file_digest, hold, read_tensors, write_tensors
+from pruning.run_files import (
+    Checkpoints,
+    DenseFolder,
+    dense_folder,
+    file_digest,
+    hold,
+    read_tensors,
+    write_tensors,
+)
 from pruning.session import Session, pack, unpack
 from pruning.training import Recipe
 
@@ -33,7 +41,7 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
     return {
         **options,
         "dry_run": config.dry_run,
-        "images": _fingerprint(data),
+        "images": data.fingerprint(),
         "starting_weights": None if config.weights is None else file_digest(config.weights),
         "network_source": _source_digest(model),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -41,10 +49,6 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
         "torch": torch.__version__,
         "revision": REVISION,
     }
-
-
-def _fingerprint(data: Dataset) -> str:
-    return "todo"
 
 
 def _source_digest(model: nn.Module) -> str | None:
@@ -119,7 +123,9 @@ def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
         session.clock.lap()
         tensors = pack(model=session.model.state_dict(), training=training)
         timing = session.progress.timing
-        checkpoints.save(tensors, {"position": position, "timing": timing, "run": run, "log_length": log.length})
+        checkpoints.save(
+            tensors, {"position": position, "timing": timing, "run": run, "log_length": log.length}
+        )
 
     def snapshot(epoch: int) -> None:
         if epoch == session.config.rewind_epoch and session.rewinds:

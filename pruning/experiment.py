@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pruning import data, machine, models, records, run_files
-from pruning.allocation import Amount, LayerSize
+from pruning import machine, records, run_files
 from pruning.config import RunConfig
-from pruning.dense import basis, dense_network
-from pruning.layers import Layer, prunable
+from pruning.dense import dense_network
 from pruning.masks import FORMAT as MASKS_FORMAT
 from pruning.masks import Masks
-from pruning.measure import compute, size
-from pruning.methods import split
+from pruning.preparation import prepare
 from pruning.registry import FINETUNINGS
-from pruning.session import Clock, Observer, Session
+from pruning.session import Observer, Session
 from pruning.step import choose
-from pruning.targets import amounts, sparsity_for_compression
 from pruning.training import Recipe, lies_channels_last
 
 STAGES = ("dense_training", "scoring", "masking", "finetuning", "evaluation", "total")
-DRY_BATCHES = 2  # of every pass over the data, in a dry run
 
 
 def run(config: RunConfig, observer: Observer, *, fresh: bool = False) -> dict[str, Any]:
@@ -42,6 +37,7 @@ def run(config: RunConfig, observer: Observer, *, fresh: bool = False) -> dict[s
             session.folder.clear()
         elif (result := session.folder.read_result()) is not None:
             return result
+        session.announce()
         rewind = begin(session, fresh=fresh)
         for number in range(len(session.progress.rounds) + 1, session.config.rounds + 1):
             if session.progress.masked is None:
@@ -49,45 +45,6 @@ def run(config: RunConfig, observer: Observer, *, fresh: bool = False) -> dict[s
             finetune(session, number)
             close_round(session, number)
         return finish(session)
-
-
-def prepare(config: RunConfig, observer: Observer) -> Session:
-    """Read the data and build the network; refuse whatever makes no experiment. Writes nothing."""
-    run_files.check_writable(config.runs_dir)
-    device = machine.choose_device(config.device)
-    machine.check_precision(config.precision, device)
-    machine.prepare(device, config.threads, config.deterministic)
-    clock = Clock(device)
-    config = _dry(config) if config.dry_run else config
-    images = data.load(
-        str(config.dataset),
-        folder=config.data,
-        device=device,
-        validation=config.validation,
-        seed=machine.derive_seed(config.seed, "validation"),
-        on_progress=lambda what, done, total: observer.event(
-            {"event": "reading", "what": what, "done": done, "total": total}
-        ),
-    )
-    torch.manual_seed(machine.derive_seed(config.seed, "weights"))
-    model = _build(config, images, device)
-    chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
-    session = Session(
-        config=config,
-        device=device,
-        data=images,
-        model=model,
-        layers=chosen,
-        steps=_steps(config, model, chosen),
-        trace=compute.trace(model, images.shape),
-        folder=records.folder_of(config),
-        observer=observer,
-        clock=clock,
-        limit=DRY_BATCHES if config.dry_run else None,
-        basis=basis(config, device, images, model),
-    )
-    session.announce()
-    return session
 
 
 def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
@@ -107,7 +64,9 @@ def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
             rewind = dense_network(session, fresh=False)
         session.restore(*found)
     if session.config.dry_run:
-        session.warn("Dry run: two batches of every pass over the data, so that no number here means anything.")
+        session.warn(
+            "Dry run: two batches of every pass over the data, so that no number here means anything."
+        )
     return rewind
 
 
@@ -117,18 +76,22 @@ def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) ->
     target, amount = session.steps[number - 1]
     seed = machine.derive_seed(config.seed, "score", number)
     order = torch.randperm(len(session.data.train), generator=torch.Generator().manual_seed(seed))
-    batches = session.data.train.batches(config.batch_size, order=order, channels_last=lies_channels_last(session.model))
+    batches = session.data.train.batches(
+        config.batch_size, order=order, channels_last=lies_channels_last(session.model)
+    )
+    session.emit("scoring", round=number, method=config.method)
     masks = choose(
         session.model,
         config.method,
         amount.sparsity,
         amount.count,
-        islice(batches, session.limit or config.score_batches),
+        _until_stopped(islice(batches, session.limit or config.score_batches), session),
         config.include,
         config.exclude,
         seed,
         masks=session.masks,
         prune_classifier=config.prune_classifier,
+        stage=session.clock.stage,
     )
     session.masks = masks.apply(session.model)
     _warn_of_empty_layers(session, masks)
@@ -204,46 +167,14 @@ def finish(session: Session) -> dict[str, Any]:
         "timing": {stage: progress.timing.get(stage, 0.0) for stage in STAGES},
         "warnings": progress.warnings,
     }
-    folder.write_result(result)
     session.emit("result", path=str(folder.path), **final)
-    return result
+    return folder.write_result(result)
 
 
-def _build(config: RunConfig, images: data.Dataset, device: torch.device) -> nn.Module:
-    """The network with its first weights, on the device; convolutions are fastest with channels last there."""
-    model = models.build(
-        config.arch,
-        classes=len(images.classes),
-        shape=images.shape,
-        pretrained=config.pretrained,
-        weights=config.weights,
-    ).to(device)
-    if device.type in ("cpu", "cuda"):
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
-
-
-def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer]) -> list[tuple[float, Amount]]:
-    """The target sparsity and the amount of every round."""
-    sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in chosen]
-    if config.compression is not None:
-        total = sum(layer.size for layer in sizes)
-        sparsity = sparsity_for_compression(config.compression, size.count(model).parameters, total)
-        asked = Amount(sparsity=sparsity)
-    else:
-        asked = Amount(config.sparsity, config.count)
-    return amounts(asked, split(config.method)[0], config.schedule, config.rounds, sizes)
-
-
-def _dry(config: RunConfig) -> RunConfig:
-    """The same run, but one epoch where there are more."""
-    epochs = min(config.epochs, 1)
-    fewer = {
-        "epochs": epochs,
-        "rewind_epoch": min(config.rewind_epoch, epochs),
-        "finetune_epochs": min(config.finetune_epochs, 1),
-    }
-    return config.model_copy(update=fewer)
+def _until_stopped(batches: Iterator[Any], session: Session) -> Iterator[Any]:
+    for batch in batches:
+        session.observer.check_stop()
+        yield batch
 
 
 def _warn_of_empty_layers(session: Session, masks: Masks) -> None:

@@ -38,7 +38,9 @@ def choose_device(name: str) -> torch.device:
 def check_precision(precision: str, device: torch.device) -> None:
     """PruningError where bf16 is asked for and the device has no arithmetic for it."""
     if precision == "bf16" and not _has_bf16(device):
-        raise PruningError(f"--precision bf16: {device.type} has no bfloat16 arithmetic here; use --precision fp32.")
+        raise PruningError(
+            f"--precision bf16: {device.type} has no bfloat16 arithmetic here; use --precision fp32."
+        )
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -14,6 +14,13 @@ def folder_of(config: RunConfig) -> RunFolder:
     return run_folder(config.runs_dir, config.run_name())
 
 
+def folder_at(path: Path) -> RunFolder:
+    """The run whose folder the user named. PruningError if there is no such folder."""
+    if not path.is_dir():
+        raise PruningError(f"{path}: no such folder; give the folder of a run, such as runs/NAME.")
+    return RunFolder(path.absolute())
+
+
 def finished(config: RunConfig) -> dict[str, Any] | None:
     """The record of this run, if it is complete. PruningError if the folder holds another run."""
     folder = folder_of(config)
@@ -35,5 +42,5 @@ def refuse_other_run(config: RunConfig) -> None:
 
 def saved_options(path: Path) -> dict[str, Any]:
     """The options with which the run in folder `path` was started, so that it can be continued there."""
-    path = path.absolute()
-    return {**RunFolder(path).read_config(), "runs_dir": path.parent, "name": path.name}
+    folder = folder_at(path)
+    return {**folder.read_config(), "runs_dir": folder.path.parent, "name": folder.path.name}

@@ -7,8 +7,8 @@ A records folder (`runs`) holds::
     .dense/<key>/              dense trainings, shared by all runs that need the same one
     .locks/                    one file per run and dense training; a process that writes holds it
 
-Every file is written beside its place, synced, then renamed, so that a reader finds either the old or the new one. Tensors
-are safetensors files; nothing is ever unpickled.
+Every file is written beside its place, synced, then renamed, so that a reader finds either the old or the new one.
+Tensors are safetensors files; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise PruningError(f"{self.result} is damaged ({error}); run the command again with --fresh.") from None
+            raise PruningError(
+                f"{self.result} is damaged ({error}); run the command again with --fresh."
+            ) from None
         if not isinstance(result, dict) or result.get("schema_version") != SCHEMA_VERSION:
             raise PruningError(f"{self.result} is no record of schema version {SCHEMA_VERSION}; try --fresh.")
         return result
@@ -89,7 +91,9 @@ class RunFolder:
             values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-            raise PruningError(f"{self.path} holds no run: {self.config} cannot be read ({reason}).") from None
+            raise PruningError(
+                f"{self.path} holds no run: {self.config} cannot be read ({reason})."
+            ) from None
         if not isinstance(values, dict):
             raise PruningError(f"{self.path} holds no run: {self.config} holds no options.")
         return values
@@ -98,10 +102,17 @@ class RunFolder:
         header = "# The whole resolved configuration; `main.py --config` on this file repeats the run.\n"
         write_bytes(self.config, (header + yaml.safe_dump(dict(values), sort_keys=False)).encode())
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Last of all: its presence means that the run is complete. NaN and infinity are refused."""
-        write_bytes(self.result, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the record, sealed with the digests of network, masks and of itself, and return it.
+
+        Last of all: its presence means that the run is complete. NaN and infinity are refused.
+        """
+        files = {path.name: file_digest(path) for path in (self.model, self.masks)}
+        sealed = {**result, "sha256": files}
+        sealed["sha256"] = {**files, self.result.name: record_digest(sealed)}
+        write_bytes(self.result, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
         shutil.rmtree(self.state, ignore_errors=True)
+        return sealed
 
     def clear(self) -> None:
         """Remove everything the run left, for a fresh start; the result first, so that no half of it looks complete."""
@@ -162,13 +173,33 @@ def dense_folder(runs_dir: Path, key: str) -> DenseFolder:
     return DenseFolder(runs_dir / ".dense" / key)
 
 
+def complete_runs(folder: Path) -> list[RunFolder]:
+    """The complete runs in `folder` and below it, in the order of their paths; `folder` may be a run itself.
+
+    Dry runs, and what lies in folders whose names begin with a dot, are left out. PruningError for a damaged record.
+    """
+    found = []
+    for place, below, _ in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        run = RunFolder(Path(place))
+        result = run.read_result()
+        if result is not None:
+            below.clear()
+            config = result.get("config")
+            if not (isinstance(config, dict) and config.get("dry_run")):
+                found.append(run)
+    return found
+
+
 def check_writable(runs_dir: Path) -> None:
     """PruningError unless records can be made in `runs_dir`; creates nothing."""
     place = runs_dir
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise PruningError(f"--runs-dir {runs_dir}: {place} is not a folder; give a folder that can be written to.")
+        raise PruningError(
+            f"--runs-dir {runs_dir}: {place} is not a folder; give a folder that can be written to."
+        )
     if not os.access(place, os.W_OK | os.X_OK):
         raise PruningError(f"--runs-dir {runs_dir}: {place} cannot be written to; give another folder.")
 
@@ -187,7 +218,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     from safetensors.torch import save_file
 
     on_cpu = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    _write(path, lambda beside: save_file(on_cpu, beside, metadata=dict(about or {})))
+
+    def write(beside: Path) -> None:
+        save_file(on_cpu, beside, metadata=dict(about or {}))
+        beside.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else can read
+
+    _write(path, write)
 
 
 def write_network(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -228,6 +264,12 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         raise _cannot_write(path, str(error)) from error
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _cannot_write(path: Path, reason: str) -> RunStoppedError:
     return RunStoppedError(
         f"{path} could not be written ({reason}). What was saved before is whole: "
@@ -247,6 +289,12 @@ def file_digest(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_digest(result: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 of everything in a record but the digest of the record itself."""
+    digests = {name: value for name, value in result["sha256"].items() if name.endswith(".safetensors")}
+    return hashlib.sha256(json.dumps({**result, "sha256": digests}, sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoints:
@@ -333,14 +381,19 @@ def hold(
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a+")
     except OSError as error:
-        raise PruningError(f"{lock} cannot be written ({error.strerror}); give another --runs-dir.") from None
+        runs_dir = lock.parent.parent
+        raise PruningError(
+            f"--runs-dir {runs_dir} cannot be written to ({error.strerror}); give another folder."
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(file)
             if on_wait is None:
-                raise PruningError(f"{what} is being done by {holder}; wait for it, or stop it first.") from None
+                raise PruningError(
+                    f"{what} is being done by {holder}; wait for it, or stop it first."
+                ) from None
             on_wait(holder)
             _wait_for(file, while_waiting)
         file.seek(0)

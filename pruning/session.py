@@ -130,7 +130,9 @@ class Session:
     def open_log(self, length: int, *, resumed: bool = False) -> EventLog:
         """Write events to the file from now on, after its first `length` bytes."""
         self.log = EventLog(self.folder.events, length)
-        self.log.write({"event": "start", "time": time.time(), "name": self.folder.path.name, "resumed": resumed})
+        self.log.write(
+            {"event": "start", "time": time.time(), "name": self.folder.path.name, "resumed": resumed}
+        )
         return self.log
 
     def announce(self) -> None:
@@ -237,7 +239,9 @@ class Session:
         self.progress.log_length = self.log.length
         masks = {} if self.masks is None else dict(self.masks)
         tensors = pack(model=self.model.state_dict(), mask=masks, training=training or {})
-        self.checkpoints.save(tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis})
+        self.checkpoints.save(
+            tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis}
+        )
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Take the run up from what `save` saved."""
@@ -339,9 +343,15 @@ class Session:
 
 def pack(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Groups of named tensors as one, `group.name`."""
-    return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    return {
+        f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()
+    }
 
 
 def unpack(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
     """One group out of what `pack` made."""
-    return {name.removeprefix(f"{group}."): tensor for name, tensor in tensors.items() if name.startswith(f"{group}.")}
+    return {
+        name.removeprefix(f"{group}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{group}.")
+    }

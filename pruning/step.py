@@ -7,6 +7,7 @@ masks.hold(optimizer)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.allocation import Amount, LayerSize
+from pruning.allocation import Amount, Group, LayerSize
 from pruning.errors import PruningError
 from pruning.layers import Layer, prunable
 from pruning.masks import Masks
@@ -65,6 +66,7 @@ def choose(
     masks: Masks | None = None,
     prune_classifier: bool = False,
     loss: Loss = functional.cross_entropy,
+    stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> Masks:
     """The masks with which `method` prunes `model`; the model stays as it is, bit for bit.
 
@@ -78,6 +80,7 @@ def choose(
     masks: an earlier result to build on: what it removed stays removed, even if that is more than the amount asked for.
         Without it, weights that are exactly zero go first, so that a second pruning builds on the first.
     loss: ``(outputs, targets) -> Tensor``, the mean over a batch.
+    stage: the context in which "scoring" (looking at the batches) and "masking" (all the rest) are done, to time them.
 
     Raises PruningError for an unknown method, an amount out of range, batches that are needed and missing, nothing to
     prune, scores that are not finite, and earlier masks that are of another network.
@@ -86,19 +89,27 @@ def choose(
     amount = Amount(DEFAULT_SPARSITY if sparsity is None and count is None else sparsity, count)
     layers = prunable(model, include, exclude, prune_classifier=prune_classifier)
     earlier = _earlier(masks, layers)
-    collected = _collect(SCORES.entry(score).about["needs"], method, model, layers, batches, loss)
-    sources = {
-        layer.name: _source(layer, score, seed, earlier.get(layer.name), collected.get(layer.name, {}))
-        for layer in layers
-    }
-    shapes = {layer.name: layer.shape for layer in layers}
-    sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers]
+    with stage("scoring"):
+        collected = _collect(SCORES.entry(score).about["needs"], method, model, layers, batches, loss)
+    with stage("masking"):
+        sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers]
+        groups = ALLOCATIONS.get(allocation)(sizes, amount)
+        sources = {
+            layer.name: _source(layer, score, seed, earlier.get(layer.name), collected.get(layer.name, {}))
+            for layer in layers
+        }
+        chosen = _select(groups, sources, earlier)
+        return Masks({layer.name: _laid_out_like(layer.parameter, chosen[layer.name]) for layer in layers})
+
+
+def _select(groups: list[Group], sources: dict[str, Source], earlier: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Flat masks by layer: in each group the lowest scores are removed, at least as many as are removed already."""
     chosen: dict[str, Tensor] = {}
-    for group in ALLOCATIONS.get(allocation)(sizes, amount):
+    for group in groups:
         removed = sum(int((~earlier[name]).count_nonzero()) for name in group.names if name in earlier)
         kept = smallest([sources[name] for name in group.names], max(group.remove, removed))
-        chosen.update((name, mask.view(shapes[name])) for name, mask in zip(group.names, kept, strict=True))
-    return Masks({layer.name: _laid_out_like(layer.parameter, chosen[layer.name]) for layer in layers})
+        chosen.update(zip(group.names, kept, strict=True))
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -190,9 +201,7 @@ class HeldScores:
         return self.scores.take(positions)
 
 
-def _source(
-    layer: Layer, score: str, seed: int, kept: Tensor | None, collected: dict[str, Tensor]
-) -> Source:
+def _source(layer: Layer, score: str, seed: int, kept: Tensor | None, collected: dict[str, Tensor]) -> Source:
     about = SCORES.entry(score).about
     scores = ElementwiseScores(
         name=layer.name,
@@ -251,8 +260,9 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(-1)
 
 
-def _laid_out_like(parameter: Tensor, mask: Tensor) -> Tensor:
-    """The mask in the parameter's memory format (channels last, say), so that both are walked through together."""
-    return (
-        torch.empty_like(parameter, dtype=torch.bool).copy_(mask) if not parameter.is_contiguous() else mask
-    )
+def _laid_out_like(parameter: Tensor, flat: Tensor) -> Tensor:
+    """The mask in the parameter's shape and memory format (channels last, say): both are then walked through together."""
+    mask = flat.view(parameter.shape)
+    if parameter.is_contiguous():
+        return mask
+    return torch.empty_like(parameter, dtype=torch.bool).copy_(mask)

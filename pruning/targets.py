@@ -26,7 +26,8 @@ def amounts(
     count = asked.count
     shares = [sparsity / final if final else 1.0 for sparsity in sparsities]
     return [
-        (sparsity, Amount(count=round(share * count))) for sparsity, share in zip(sparsities, shares, strict=True)
+        (sparsity, Amount(count=round(share * count)))
+        for sparsity, share in zip(sparsities, shares, strict=True)
     ]
 
 

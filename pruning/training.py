@@ -1,14 +1,14 @@
 """Train and evaluate a network on images that lie in memory on its device.
 
 Nothing in here draws from a generator whose state would have to be saved: order, augmentation and dropout of every
-batch follow from the recipe's seed and the position, so a training continued from a `TrainingState` is the same training.
+batch follow from the recipe's seed and the position, so a training continued from its state is the same training.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.data import Dataset, Split
+from pruning.data import Dataset, Split, StreamedSplit
 from pruning.machine import autocast, derive_seed, seed_everything
 
 MOMENTUM = 0.9
-WARM_UP = 0.3  # fraction of the steps in which the learning rate rises (Smith and Topin 2018, arXiv 1708.07120)
+WARM_UP = (
+    0.3  # fraction of the steps in which the learning rate rises (Smith and Topin 2018, arXiv 1708.07120)
+)
 START_DIVISOR = 25.0  # the first learning rate is the peak / 25 unless a base below the peak is given
 END_DIVISOR = 1e4  # the last learning rate is the first / 10,000
 
@@ -131,7 +133,7 @@ def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     )
 
 
-def batches_an_epoch(split: Split, batch_size: int, limit: int | None = None) -> int:
+def batches_an_epoch(split: Sized, batch_size: int, limit: int | None = None) -> int:
     """Batches in an epoch, the last partial one included, at most `limit`."""
     every = math.ceil(len(split) / batch_size)
     return every if limit is None else min(every, limit)
@@ -217,7 +219,7 @@ def check_finite(state: TrainingState) -> None:
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    split: Split,
+    split: Split | StreamedSplit,
     batch_size: int,
     precision: str,
     *,
@@ -233,7 +235,9 @@ def evaluate(
     model.eval()
     sums = []
     seen = 0
-    for inputs, targets in itertools.islice(split.batches(batch_size, channels_last=lies_channels_last(model)), limit):
+    for inputs, targets in itertools.islice(
+        split.batches(batch_size, channels_last=lies_channels_last(model)), limit
+    ):
         with autocast(precision, device):
             outputs = model(inputs).float()
         hits = outputs.topk(min(5, outputs.shape[1])).indices == targets[:, None]

@@ -21,6 +21,7 @@ nor device.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,11 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: str | None
+
+    def fingerprint(self) -> str:
+        """A digest of all images, as `Split.fingerprint` or `StreamedSplit.fingerprint` see them."""
+        prints = "".join(split.fingerprint() for split in (self.train, self.validation, self.test))
+        return hashlib.sha256(prints.encode()).hexdigest()
 
 
 def load(

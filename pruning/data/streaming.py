@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning.data.decoding import Fit, Shape, decode
+from pruning.data.listing import fingerprint
 from pruning.data.splits import AUGMENTATIONS, generator_for, normaliser
 from pruning.data.workers import in_workers
 
@@ -59,6 +60,10 @@ class StreamedSplit:
     def targets(self) -> Tensor:
         """int64 [n] on the device"""
         return self.files.targets.to(self.device)
+
+    def fingerprint(self) -> str:
+        """A digest of the files' names, sizes and times of change: they are too many to be read for it."""
+        return fingerprint(self.files.paths)
 
     def batches(
         self,

@@ -1,0 +1,110 @@
+"""From options to a session: the data read, the network built, and whatever makes no experiment refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning import data, machine, models, records, run_files
+from pruning.allocation import Amount, LayerSize
+from pruning.config import RunConfig, resolve
+from pruning.dense import basis
+from pruning.errors import PruningError
+from pruning.layers import Layer, prunable
+from pruning.masks import Masks
+from pruning.measure import compute, size
+from pruning.methods import split
+from pruning.session import Clock, Observer, Session
+from pruning.targets import amounts, sparsity_for_compression
+
+DRY_BATCHES = 2  # of every pass over the data, in a dry run
+
+
+def prepare(config: RunConfig, observer: Observer) -> Session:
+    """Read the data and build the network; refuse whatever makes no experiment. Writes nothing."""
+    run_files.check_writable(config.runs_dir)
+    device = machine.choose_device(config.device)
+    machine.check_precision(config.precision, device)
+    machine.prepare(device, config.threads, config.deterministic)
+    clock = Clock(device)
+    images = data.load(
+        config.dataset,
+        folder=config.data,
+        device=device,
+        validation=config.validation,
+        seed=machine.derive_seed(config.seed, "validation"),
+        on_progress=lambda what, done, total: observer.event(
+            {"event": "reading", "what": what, "done": done, "total": total}
+        ),
+    )
+    torch.manual_seed(machine.derive_seed(config.seed, "weights"))
+    model = _build(config, images, device)
+    chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
+    return Session(
+        config=config,
+        device=device,
+        data=images,
+        model=model,
+        layers=chosen,
+        steps=_steps(config, model, chosen),
+        trace=compute.trace(model, images.shape),
+        folder=records.folder_of(config),
+        observer=observer,
+        clock=clock,
+        limit=DRY_BATCHES if config.dry_run else None,
+        basis=basis(config, device, images, model),
+    )
+
+
+def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, dict[str, Any]]:
+    """A complete run taken up again from its files: a session with its network and masks in place, and its record.
+
+    PruningError if the folder holds no complete run, or files that do not belong to it.
+    """
+    result = folder.read_result()
+    if result is None:
+        raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
+    saved = {**folder.read_config(), "runs_dir": folder.path.parent, "name": folder.path.name}
+    # The weights come from the record: what training began with is not needed, and may not be at hand.
+    config = resolve({**saved, "pretrained": False, "weights": None})
+    session = prepare(config, observer)
+    try:
+        session.model.load_state_dict(run_files.read_tensors(folder.model))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise PruningError(
+            f"{folder.model} does not hold this run's network ({_first_line(error)})."
+        ) from None
+    session.masks = Masks.load(folder.masks)
+    return session, result
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".:")
+
+
+def _build(config: RunConfig, images: data.Dataset, device: torch.device) -> nn.Module:
+    """The network with its first weights, on the device; convolutions are fastest with channels last there."""
+    model = models.build(
+        config.arch,
+        classes=len(images.classes),
+        shape=images.shape,
+        pretrained=config.pretrained,
+        weights=config.weights,
+    ).to(device)
+    if device.type in ("cpu", "cuda"):
+        model = model.to(memory_format=torch.channels_last)
+    return model
+
+
+def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer]) -> list[tuple[float, Amount]]:
+    """The target sparsity and the amount of every round."""
+    sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in chosen]
+    if config.compression is not None:
+        total = sum(layer.size for layer in sizes)
+        sparsity = sparsity_for_compression(config.compression, size.count(model).parameters, total)
+        asked = Amount(sparsity=sparsity)
+    else:
+        asked = Amount(config.sparsity, config.count)
+    return amounts(asked, split(config.method)[0], config.schedule, config.rounds, sizes)

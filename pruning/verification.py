@@ -1,0 +1,95 @@
+"""Checking a record: network and masks loaded afresh, counted and evaluated again, compared with what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pruning.errors import PruningError
+from pruning.preparation import reopen
+from pruning.run_files import RunFolder, file_digest, record_digest
+from pruning.session import Observer, Session
+
+# Another machine adds up in another order: as much may differ there, and nothing at all may in what is counted.
+TOP_TOLERANCE = 0.1  # percentage points
+LOSS_TOLERANCE = 1e-3  # relative
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: what the record says, what was found, and whether that agrees."""
+
+    what: str
+    recorded: str
+    found: str
+    agrees: bool
+
+
+def verify(folder: RunFolder, observer: Observer) -> list[Check]:
+    """Every check of the complete run in `folder`. PruningError if there is none, or its files cannot be read."""
+    result = folder.read_result()
+    if result is None:
+        raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
+    checks = _digests(folder, result)
+    try:
+        session, _ = reopen(folder, observer)
+        checks += _measured(session, result)
+    except PruningError as error:
+        checks.append(Check("files", "fit this network", str(error), False))
+    return checks
+
+
+def _digests(folder: RunFolder, result: dict[str, Any]) -> list[Check]:
+    """The files as they were when the run ended, by their SHA-256."""
+    recorded = result.get("sha256")
+    if not isinstance(recorded, dict):
+        raise PruningError(
+            f"{folder.result} holds no digests: it was not written by this program, or was altered."
+        )
+    found = {folder.result.name: record_digest(result)}
+    for path in (folder.model, folder.masks):
+        found[path.name] = file_digest(path) if path.exists() else "no such file"
+    return [
+        Check(f"SHA-256 of {name}", str(recorded.get(name))[:16], digest[:16], recorded.get(name) == digest)
+        for name, digest in found.items()
+    ]
+
+
+def _measured(session: Session, result: dict[str, Any]) -> list[Check]:
+    """What is counted and evaluated again on the network as it was saved."""
+    assert session.masks is not None
+    removed_and_nonzero = sum(
+        int(layer.parameter[~session.masks[layer.name].to(session.device)].count_nonzero())
+        for layer in session.layers
+        if layer.name in session.masks
+    )
+    checks = [
+        Check("removed weights that are not zero", "0", str(removed_and_nonzero), removed_and_nonzero == 0)
+    ]
+    session.masks.apply(session.model)
+    found = session.metrics(session.evaluate("verified"))
+    checks += [_compare(name, result["final"].get(name), value) for name, value in found.items()]
+    layers = {layer["name"]: layer for layer in result["layers"]}
+    for layer in session.layer_table():
+        recorded = layers.get(layer["name"], {}).get("nonzero")
+        if recorded != layer["nonzero"]:
+            checks.append(
+                Check(f"non-zero weights of {layer['name']}", str(recorded), str(layer["nonzero"]), False)
+            )
+    return checks
+
+
+def _compare(name: str, recorded: Any, found: Any) -> Check:
+    if not isinstance(recorded, int | float) or not isinstance(found, int | float):
+        agrees = recorded == found
+    elif name in ("top1", "top5"):
+        agrees = abs(recorded - found) <= TOP_TOLERANCE
+    elif name == "loss":
+        agrees = abs(recorded - found) <= LOSS_TOLERANCE * max(abs(recorded), 1)
+    else:
+        agrees = recorded == found
+    return Check(name, _show(recorded), _show(found), agrees)
+
+
+def _show(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,105 @@
+"""What the tests share: main.py as a process, and waiting for what a run's log says.
+
+Every process of the tests computes in one thread: the tests themselves are spread over the cores (pytest -n auto), and
+threads of several processes that spin on the same cores slow one another down tenfold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MAIN = Path(__file__).parent.parent / "main.py"
+SHORT = ("--epochs", "2", "--finetune-epochs", "1", "--rounds", "2", "--log-interval", "20")
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, str(MAIN), *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The tests' own environment without what would change colours or width."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")
+    }
+    return {**kept, **more}
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Start main.py in an empty folder, wait for its end; output to pipes, so no terminal."""
+
+    def run(*arguments: str | Path, timeout: float = 180, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments),
+            cwd=tmp_path,
+            env=environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
+    """Start main.py and go on."""
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def only_run(runs: Path) -> Path:
+    """The folder of the one run in `runs`."""
+    (folder,) = (path for path in runs.iterdir() if not path.name.startswith("."))
+    return folder
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What must be the same, to the bit, when a run is repeated: everything in the record but names and times."""
+    result = read_result(folder)
+    kept = {key: result[key] for key in ("dense", "rounds", "final", "layers", "warnings")}
+    files = {file: (folder / file).read_bytes() for file in ("masks.safetensors", "model.safetensors")}
+    return {**kept, **files}
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """The complete lines of a run's log."""
+    file = folder / "events.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def wait_for_event(folder: Path, process: subprocess.Popen[str], **wanted: Any) -> None:
+    """Return once the log has an event with these fields; fail when the process ends without."""
+    deadline = time.monotonic() + 120
+    while not any(wanted.items() <= event.items() for event in events(folder)):
+        assert process.poll() is None, f"ended before {wanted}: {process.communicate()}"
+        assert time.monotonic() < deadline, f"no {wanted}"
+        time.sleep(0.005)

@@ -1,0 +1,169 @@
+"""A run is never lost: killed or stopped anywhere and started again, it ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SHORT, Cli, events, only_run, outcome, read_result, start, wait_for_event
+
+OFTEN = (*SHORT, "--checkpoint-interval", "0.05", "--log-interval", "1")
+GRADIENTS = (*OFTEN, "--method", "global_grad", "--score-batches", "1000")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return outcome(_whole(tmp_path_factory.mktemp("whole"), OFTEN))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_with_gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return outcome(_whole(tmp_path_factory.mktemp("whole"), GRADIENTS))
+
+
+def _whole(folder: Path, arguments: tuple[str, ...]) -> Path:
+    assert start(*arguments, "--name", "run", cwd=folder).wait(timeout=120) == 0
+    return only_run(folder / "runs")
+
+
+def test_killed_at_random_times_it_ends_the_same(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
+    chance = random.Random(1)
+    folder = tmp_path / "runs/run"
+    for _ in range(4):
+        process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+        before = len(events(folder))
+        while process.poll() is None and len(events(folder)) < before + 2:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 1))
+        process.kill()
+        process.wait()
+    assert start(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
+    assert outcome(folder) == uninterrupted
+
+
+STAGES = {
+    "dense training": {"event": "batch", "phase": "dense", "epoch": 2},
+    "scoring": {"event": "scoring", "round": 1},
+    "evaluation": {"event": "pruning", "round": 1},
+    "fine-tuning": {"event": "batch", "phase": "finetune", "round": 2},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_saves_and_the_same_command_goes_on(
+    stage: str, number: signal.Signals, uninterrupted_with_gradients: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs/run"
+    process = start(*GRADIENTS, "--name", "run", cwd=tmp_path)
+    wait_for_event(folder, process, **STAGES[stage])
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name}" in said
+    assert "the same command goes on" in said
+    assert not (folder / "result.json").exists()
+    assert start(*GRADIENTS, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
+    assert outcome(folder) == uninterrupted_with_gradients
+
+
+def test_a_resumed_run_logs_every_batch_once(tmp_path: Path) -> None:
+    folder = tmp_path / "runs/run"
+    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    wait_for_event(folder, process, event="batch", phase="finetune", round=1)
+    process.kill()
+    process.wait()
+    assert start(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
+    batches = [
+        (event["phase"], event.get("round"), event["epoch"], event["batch"])
+        for event in events(folder)
+        if event["event"] == "batch"
+    ]
+    assert len(batches) == len(set(batches)) == (2 + 1 + 1) * 85
+
+
+def test_resume_by_folder(uninterrupted: dict[str, Any], cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "runs/run"
+    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    wait_for_event(folder, process, event="pruning", round=1)
+    process.terminate()
+    process.wait()
+    done = cli("--resume", folder, "--lr", "0.3")
+    assert done.returncode == 2
+    assert "--lr was 0.1, now 0.3" in done.stderr
+    done = cli("--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert outcome(folder) == uninterrupted
+
+
+def test_a_damaged_checkpoint_is_passed_over(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "runs/run"
+    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    wait_for_event(folder, process, event="batch", phase="finetune", round=2, batch=40)
+    process.terminate()
+    process.wait()
+    newest = max((folder / "state").glob("*.safetensors"))
+    content = bytearray(newest.read_bytes())
+    content[-100] ^= 1
+    newest.write_bytes(content)
+    assert start(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
+    assert outcome(folder) == uninterrupted
+
+
+def test_a_damaged_dense_cache_is_trained_again(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
+    folder = _whole(tmp_path, OFTEN)
+    shutil.rmtree(folder)
+    (network,) = (tmp_path / "runs/.dense").glob("*/network.safetensors")
+    network.write_bytes(network.read_bytes()[:-10])
+    assert outcome(_whole(tmp_path, OFTEN)) == uninterrupted
+
+
+def test_the_second_process_on_a_run_says_who_has_it(cli: Cli, tmp_path: Path) -> None:
+    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    wait_for_event(tmp_path / "runs/run", process, event="batch")
+    done = cli(*OFTEN, "--name", "run")
+    process.terminate()
+    process.wait()
+    assert done.returncode == 2
+    assert f"is being done by process {process.pid} on " in done.stderr
+
+
+def test_two_runs_that_need_the_same_dense_training_share_it(tmp_path: Path) -> None:
+    pair = [start(*OFTEN, "--method", method, cwd=tmp_path) for method in ("global_mag", "random")]
+    said = [process.communicate(timeout=120) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert len(list((tmp_path / "runs/.dense").iterdir())) == 1
+    folders = [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
+    cached = [event["cached"] for folder in folders for event in events(folder) if event["event"] == "dense"]
+    assert sorted(cached) == [False, True]
+    assert read_result(folders[0])["dense"] == read_result(folders[1])["dense"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_try(cli: Cli, tmp_path: Path) -> None:
+    done = cli(*SHORT, "--lr", "1e9")
+    assert done.returncode == 1
+    assert "Try a lower --lr" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "runs").glob("*/result.json"))
+
+
+def test_a_run_on_other_images_is_not_resumed(tmp_path: Path) -> None:
+    folder = tmp_path / "runs/run"
+    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    wait_for_event(folder, process, event="batch", phase="finetune", round=1)
+    process.terminate()
+    process.wait()
+    for file in (folder / "state").glob("*.json"):
+        sealed = json.loads(file.read_text())
+        sealed["facts"]["basis"]["images"] = "others"
+        file.write_text(json.dumps(sealed))
+    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "images was 'others'" in said.replace("--", "")

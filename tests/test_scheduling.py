@@ -1,0 +1,33 @@
+"""Schedules: cumulative sparsities, round by round, that end exactly at the target."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruning.registry import SCHEDULES
+from pruning.scheduling import geometric, linear, one_shot
+
+
+@pytest.mark.parametrize("name", SCHEDULES.names())
+@given(target=st.floats(0, 1), rounds=st.integers(1, 30))
+def test_every_schedule_rises_to_exactly_the_target(name: str, target: float, rounds: int) -> None:
+    rounds = SCHEDULES.entry(name).about.get("rounds", rounds)
+    sparsities = SCHEDULES.get(name)(target, rounds)
+    assert len(sparsities) == rounds
+    assert sparsities[-1] == target
+    assert sparsities == sorted(sparsities)
+    assert all(0 <= sparsity <= 1 for sparsity in sparsities)
+
+
+def test_geometric_keeps_the_same_fraction_of_what_is_left() -> None:
+    assert geometric(0.875, 3) == [0.5, 0.75, 0.875]
+
+
+def test_linear_removes_the_same_number_every_round() -> None:
+    assert linear(0.75, 3) == [0.25, 0.5, 0.75]
+
+
+def test_one_shot_removes_everything_at_once() -> None:
+    assert one_shot(0.9, 1) == [0.9]
