@@ -261,7 +261,7 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 def _laid_out_like(parameter: Tensor, flat: Tensor) -> Tensor:
-    """The mask in the parameter's shape and memory format (channels last, say): both are then walked through together."""
+    """The mask in the parameter's shape and memory format (channels last, say), so that both are walked together."""
     mask = flat.view(parameter.shape)
     if parameter.is_contiguous():
         return mask
