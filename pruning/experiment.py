@@ -83,12 +83,14 @@ def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) ->
     masks = choose(
         session.model,
         config.method,
-        amount.sparsity,
+        amount.sparsity if amount.by_layer is None else amount.by_layer,
         amount.count,
         _until_stopped(islice(batches, session.limit or config.score_batches), session),
         config.include,
         config.exclude,
         seed,
+        structure=config.structure,
+        floor=config.floor,
         masks=session.masks,
         prune_classifier=config.prune_classifier,
         stage=session.clock.stage,
@@ -149,7 +151,7 @@ def finish(session: Session) -> dict[str, Any]:
     config, folder, progress = session.config, session.folder, session.progress
     assert session.masks is not None and progress.dense is not None
     run_files.write_tensors(folder.model, session.model.state_dict())
-    run_files.write_tensors(folder.masks, session.masks, about=MASKS_FORMAT)
+    run_files.write_tensors(folder.masks, session.masks.tensors(), about=MASKS_FORMAT)
     if config.save_model or config.save_path is not None:
         path = config.save_path or Path(f"{config.arch_word()}-pruned.safetensors")
         run_files.write_network(path, session.model.state_dict())

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from pruning.errors import PruningError
 
 FORMAT = {"format": "pruning masks 1"}  # one entry: with several, safetensors writes them in any order
+ALONG = "along:"  # before the name of what goes along with removed filters, in files
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,15 @@ class Masks(Mapping[str, Tensor]):
 
     `apply` sets removed weights to zero and binds the masks to a model; `hold` keeps the weights of the bound model
     removed through training. The masks themselves never change.
+
+    `along` are masks of biases and normalisations that go with removed filters: applied and held like the others, but
+    not counted, as they are no prunable weights.
     """
 
-    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+    def __init__(self, masks: Mapping[str, Tensor], along: Mapping[str, Tensor] | None = None) -> None:
         """Raises PruningError for a mask that is not of bools."""
-        for name, mask in masks.items():
+        self.along = dict(along or {})
+        for name, mask in [*masks.items(), *self.along.items()]:
             if mask.dtype != torch.bool:
                 raise PruningError(
                     f"The mask of {name} is {mask.dtype}: masks are of bools, True where kept."
@@ -64,8 +69,9 @@ class Masks(Mapping[str, Tensor]):
         """The same names with the same masks, wherever they lie."""
         if not isinstance(other, Masks):
             return NotImplemented
-        return self.keys() == other.keys() and all(
-            torch.equal(self[name].cpu(), other[name].cpu()) for name in self
+        own, others = self.tensors(), other.tensors()
+        return own.keys() == others.keys() and all(
+            torch.equal(mask.cpu(), others[name].cpu()) for name, mask in own.items()
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -105,7 +111,8 @@ class Masks(Mapping[str, Tensor]):
         Raises PruningError, before anything is changed, if a mask fits no parameter of the model by name and shape.
         """
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        for name, mask in self._masks.items():
+        every = {**self._masks, **self.along}
+        for name, mask in every.items():
             if name not in parameters:
                 raise PruningError(
                     f"These masks are of another network: {type(model).__name__} has no parameter {name}."
@@ -115,9 +122,7 @@ class Masks(Mapping[str, Tensor]):
                     f"These masks are of another network: the mask of {name} is {_size(mask)}, "
                     f"the parameter of {type(model).__name__} is {_size(parameters[name])}."
                 )
-        self._bound = [
-            (parameters[name], mask.to(parameters[name].device)) for name, mask in self._masks.items()
-        ]
+        self._bound = [(parameters[name], mask.to(parameters[name].device)) for name, mask in every.items()]
         with torch.no_grad():
             for parameter, kept in self._bound:
                 parameter.masked_fill_(~kept, 0)
@@ -152,9 +157,21 @@ class Masks(Mapping[str, Tensor]):
         zero_removed()
         return optimizer.register_step_post_hook(zero_removed)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All masks as one mapping, for files: those of `along` under their names after "along:"."""
+        return {**self._masks, **{ALONG + name: mask for name, mask in self.along.items()}}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Masks:
+        """The masks that `tensors` gave."""
+        return cls(
+            {name: mask for name, mask in tensors.items() if not name.startswith(ALONG)},
+            {name.removeprefix(ALONG): mask for name, mask in tensors.items() if name.startswith(ALONG)},
+        )
+
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file of bools, a byte per weight. Raises PruningError if it can't be written."""
-        tensors = {name: mask.detach().cpu().contiguous() for name, mask in self._masks.items()}
+        tensors = {name: mask.detach().cpu().contiguous() for name, mask in self.tensors().items()}
         try:
             save_file(tensors, path, metadata=FORMAT)
         except (OSError, SafetensorError) as error:
@@ -170,7 +187,7 @@ class Masks(Mapping[str, Tensor]):
             with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get("format") != FORMAT["format"]:
                     raise PruningError(f"{path} holds no masks: give a file that Masks.save wrote.")
-                return cls({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                return cls.from_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise PruningError(f"Can't read masks from {path}: {error}.") from error
 

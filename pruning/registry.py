@@ -9,6 +9,9 @@ A new choice is one decorated function in its axis' home (a module, or any file 
 Name, decorator arguments (literals) and the docstring's first paragraph are read from the home's *source*, so that
 the help, `list` and a typo in a name are answered at once, without importing torch. `get` imports the home and hands
 out the function itself. A registration made while running, by a plugin say, is found as well.
+
+A choice may take numbers in its name: one registered with ``pattern=r"(\\d+):(\\d+)"`` answers to 2:4, and `get` hands
+out its function with 2 and 4 as first arguments.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +40,11 @@ class Entry:
     module: str
     summary: str
     about: dict[str, Any] = field(default_factory=dict)
+
+    def numbers(self, name: str) -> tuple[int, ...] | None:
+        """The numbers in `name` if that is a spelling of this choice; None if it is not, or takes no numbers."""
+        found = re.fullmatch(self.about["pattern"], name) if "pattern" in self.about else None
+        return tuple(int(number) for number in found.groups()) if found else None
 
 
 class Registry:
@@ -70,16 +80,26 @@ class Registry:
     def entry(self, name: str) -> Entry:
         """The entry called `name`; an unknown name raises PruningError with the nearest names first, then all."""
         entries = self.entries()
-        if name not in entries:
-            raise unknown(self.kind, name, entries)
-        return entries[name]
+        for entry in entries.values():
+            if entry.name == name or entry.numbers(name) is not None:
+                return entry
+        raise unknown(self.kind, name, entries)
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The registered function itself; its module is imported if it was not yet."""
+        """The registered function itself; its module is imported if it was not yet.
+
+        With the numbers in `name` as first arguments, for a choice that takes any; without them PruningError.
+        """
         entry = self.entry(name)
-        if name not in self._functions:
+        if entry.name not in self._functions:
             importlib.import_module(entry.module)
-        return self._functions[name]
+        function = self._functions[entry.name]
+        if "pattern" not in entry.about:
+            return function
+        numbers = entry.numbers(name)
+        if numbers is None:
+            raise PruningError(f"The {self.kind} {name} needs numbers: write {entry.about['example']}, for one.")
+        return partial(function, *numbers)
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> PruningError:

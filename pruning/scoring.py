@@ -6,31 +6,30 @@ the more worth keeping. It is registered with
 - ``needs``: what has to be collected from batches first, by name ("gradient"); empty when the weights are enough;
 - ``elementwise``: whether each weight's score depends on that weight alone. Then it may be evaluated on any flat piece
   of a layer, so that no copy of all scores ever exists; otherwise it is given the whole layer in its own shape;
-- ``zero_is_lowest``: whether exactly the weights that are zero have the lowest score there can be;
-- ``source``: where it comes from.
+- ``source``: where it comes from;
 
-What a score needs is collected by the function of that name in `COLLECTORS`, which leaves the model as it found it.
+and, where that is so, with
+
+- ``zero_is_lowest=True``: exactly the weights that are zero have the lowest score there can be;
+- ``over_group``: what the scores of weights that are removed together come to: "mean" (unless said otherwise),
+  "root mean square" (the L2 norm, for groups of equal size) or "first" (one draw for all of them);
+- ``allocation``: the only one that the score goes with; the method then has the score's own name;
+- ``structures``: the only ones that the score goes with, and ``reason``, why;
+- ``iterations``: into how many steps a pruning is divided, each of which scores what the one before it left.
+
+What a score needs is collected by the function of that name in `collecting.COLLECTORS`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional
+from torch import Tensor
 
-from pruning.errors import PruningError
-from pruning.layers import Layer
 from pruning.registry import SCORES
-
-Batches = Iterable[tuple[Tensor, Tensor]]
-Loss = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,14 @@ class Weights:
     where: range | Tensor = range(0)
     seed: int = 0
 
+    def __getitem__(self, need: str) -> Tensor:
+        """What was collected under this name."""
+        return self.collected[need]
+
     @property
     def gradient(self) -> Tensor:
         """dL/dw of the mean loss over the batches."""
-        return self.collected["gradient"]
+        return self["gradient"]
 
     @property
     def position(self) -> Tensor:
@@ -64,10 +67,29 @@ class Weights:
 
 
 @SCORES.register(
-    "mag", needs=[], elementwise=True, zero_is_lowest=True, source="Janowsky 1989; Han et al. 2015"
+    "mag",
+    needs=[],
+    elementwise=True,
+    zero_is_lowest=True,
+    over_group="root mean square",
+    source="Janowsky 1989; Han et al. 2015; for filters the L2 norm",
 )
 def magnitude(weights: Weights) -> Tensor:
     """abs(w)"""
+    return weights.value.abs()
+
+
+@SCORES.register(
+    "l1",
+    needs=[],
+    elementwise=True,
+    zero_is_lowest=True,
+    structures=["filter", "block"],
+    reason="on weights that are removed one by one it is mag",
+    source="Li et al. 2017, arXiv 1608.08710",
+)
+def l1_norm(weights: Weights) -> Tensor:
+    """abs(w), added up over a filter or block: its L1 norm"""
     return weights.value.abs()
 
 
@@ -79,7 +101,123 @@ def gradient_magnitude(weights: Weights) -> Tensor:
     return (weights.value * weights.gradient).abs_()
 
 
-@SCORES.register("random", needs=[], elementwise=True, source="Blalock et al. 2020, section 7.2")
+@SCORES.register("snip", needs=["gradient"], elementwise=True, source="Lee et al. 2019, arXiv 1810.02340, eq. 6")
+def connection_sensitivity(weights: Weights) -> Tensor:
+    """abs(w x dL/dw), at initialisation (--epochs 0)
+
+    The paper divides by the sum over the network, which changes no order and is left out: on the same batches the masks
+    are those of `grad`, and what makes it SNIP is pruning before training.
+    """
+    return gradient_magnitude(weights)
+
+
+@SCORES.register(
+    "taylor", needs=["gradient"], elementwise=True, source="Molchanov et al. 2019, arXiv 1906.10771, eq. 8"
+)
+def first_order_taylor(weights: Weights) -> Tensor:
+    """(w x dL/dw)^2, the squared first-order change of the loss; added up over a group
+
+    On single weights that orders as `grad` does; for groups (equation 9) it does not.
+    """
+    return (weights.value * weights.gradient).square_()
+
+
+@SCORES.register(
+    "fisher",
+    needs=["squared gradient"],
+    elementwise=True,
+    source="Theis et al. 2018, arXiv 1801.05787, eq. 8; LeCun et al. 1990",
+)
+def diagonal_fisher(weights: Weights) -> Tensor:
+    """w^2 x the mean over samples of (dL_i/dw)^2: second order, by the diagonal of the empirical Fisher
+
+    Twice the change of the loss that removing w is expected to make; the factor changes no order.
+    """
+    return weights.value.square().mul_(weights["squared gradient"])
+
+
+@SCORES.register(
+    "act", needs=["mean input"], elementwise=True, source="ShrinkBench, Blalock et al. 2020, arXiv 2003.03033"
+)
+def activation_weighted(weights: Weights) -> Tensor:
+    """abs(w) x the mean of abs(x), x being the input that w multiplies"""
+    return weights.value.abs().mul_(weights["mean input"])
+
+
+@SCORES.register(
+    "wanda",
+    needs=["input norm"],
+    elementwise=True,
+    over_group="root mean square",
+    source="Sun et al. 2024, arXiv 2306.11695, eq. 1",
+)
+def weight_and_activation(weights: Weights) -> Tensor:
+    """abs(w) x the L2 norm of the input that w multiplies, over all samples
+
+    The paper compares within each output; here the allocation says where. For convolutions the norm is that of the
+    input channel, over all samples and positions.
+    """
+    return weights.value.abs().mul_(weights["input norm"])
+
+
+@SCORES.register(
+    "grasp",
+    needs=["Hessian-gradient product"],
+    elementwise=True,
+    source="Wang et al. 2020, arXiv 2002.07376, eq. 8",
+)
+def gradient_flow(weights: Weights) -> Tensor:
+    """w x (H g), at initialisation (--epochs 0): low where removing w leaves the gradient largest
+
+    The paper's S is -w x (H g), and it removes the *highest*; as scores here say what is worth keeping, the sign is
+    turned round. It may be negative. The loss is taken as it is, without the temperature of the authors' program.
+    """
+    return weights.value * weights["Hessian-gradient product"]
+
+
+@SCORES.register(
+    "synflow",
+    needs=["synaptic flow"],
+    elementwise=True,
+    allocation="global",
+    iterations=100,
+    source="Tanaka et al. 2020, arXiv 2006.05467, algorithm 1",
+)
+def synaptic_flow(weights: Weights) -> Tensor:
+    """abs(w) x dR/d abs(w), R the sum over all paths of the product of their weights; no data, 100 steps
+
+    Each step keeps the same fraction of what the one before it left. Because the scores of a layer that is about to be
+    emptied grow, no layer is emptied. Of the batches only the shape is looked at.
+    """
+    return weights.value.abs().mul_(weights["synaptic flow"])
+
+
+@SCORES.register(
+    "lamp",
+    needs=[],
+    elementwise=False,
+    allocation="global",
+    structures=["weight"],
+    reason="its score is of a weight among the single weights of its layer",
+    source="Lee et al. 2021, arXiv 2010.07611, eq. 5",
+)
+def layer_adaptive_magnitude(weights: Weights) -> Tensor:
+    """w^2 / the sum of v^2 over all v of the layer with abs(v) >= abs(w)
+
+    Of equal weights the paper's sum has those that come later in the layer. The largest weight of every layer scores
+    1, the most there can be, so that no layer is emptied while others have more than one weight.
+    """
+    squares = weights.value.flatten().double().square()
+    order = squares.sort(stable=True)
+    at_least = order.values.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(squares)
+    scores[order.indices] = torch.where(order.values > 0, order.values / at_least, 0)
+    return scores.view(weights.value.shape).float()
+
+
+@SCORES.register(
+    "random", needs=[], elementwise=True, over_group="first", source="Blalock et al. 2020, section 7.2"
+)
 def random(weights: Weights) -> Tensor:
     """None: each weight is drawn independently
 
@@ -109,73 +247,3 @@ def _signed(word: int) -> int:
 def layer_seed(seed: int, name: str) -> int:
     """64 bits for one layer, whatever other layers are pruned with it."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little")
-
-
-def gradients(
-    model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
-) -> dict[str, Tensor]:
-    """dL/dw in float32 for each layer's name, where L is the mean of `loss` over all samples of the batches.
-
-    `loss(outputs, targets)` is the mean over one batch. The network is the one that is evaluated (evaluation mode):
-    dropout is off and batch normalisation uses its running statistics, so that what a sample contributes does not
-    depend on the samples beside it. Inputs and targets are moved to the model's device, floating-point inputs to its
-    dtype. A layer that the loss does not depend on has gradient zero.
-
-    Nothing of the model changes: the gradients are those of stand-ins that share the weights' memory, and buffers are
-    copies. Each layer's gradient is added up as soon as it is known: beside the sums only one is held at a time.
-
-    Raises PruningError when there is not a single batch.
-    """
-    sums = {layer.name: torch.zeros_like(layer.parameter, dtype=torch.float32) for layer in layers}
-    stand_ins = {layer.name: layer.parameter.detach().requires_grad_() for layer in layers}
-    scored = {id(layer.parameter) for layer in layers}
-    fixed = {name: value.detach() for name, value in model.named_parameters() if id(value) not in scored}
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    like = layers[0].parameter
-    seen = batch_size = 0
-
-    def add_up(name: str) -> Callable[[Tensor], None]:
-        def hook(stand_in: Tensor) -> None:
-            assert stand_in.grad is not None
-            sums[name].add_(stand_in.grad, alpha=batch_size)
-            stand_in.grad = None
-
-        return hook
-
-    for name, stand_in in stand_ins.items():
-        stand_in.register_post_accumulate_grad_hook(add_up(name))
-    with _as_evaluated(model):
-        for inputs, targets in batches:
-            inputs = inputs.to(like.device, like.dtype if inputs.is_floating_point() else inputs.dtype)
-            targets = targets.to(like.device)
-            batch_size = len(targets)
-            seen += batch_size
-            outputs = functional_call(model, {**stand_ins, **fixed, **buffers}, (inputs,))
-            loss(outputs, targets).backward()
-    if not seen:
-        raise PruningError(
-            "The gradient needs at least one batch of (inputs, targets); the batches given are empty."
-        )
-    return {name: total.div_(seen) for name, total in sums.items()}
-
-
-COLLECTORS: dict[str, Callable[..., dict[str, Tensor]]] = {"gradient": gradients}
-
-
-@contextmanager
-def _as_evaluated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients, and afterwards every module's mode and the global random state as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    cudnn = torch.backends.cudnn.enabled
-    try:
-        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-            model.eval()
-            # cuDNN's recurrent layers refuse to go backward in evaluation mode.
-            if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-                torch.backends.cudnn.enabled = False
-            yield
-    finally:
-        torch.backends.cudnn.enabled = cudnn
-        for module, training in modes:
-            module.training = training

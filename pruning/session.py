@@ -237,7 +237,7 @@ class Session:
         self.clock.lap()
         assert self.log is not None
         self.progress.log_length = self.log.length
-        masks = {} if self.masks is None else dict(self.masks)
+        masks = {} if self.masks is None else self.masks.tensors()
         tensors = pack(model=self.model.state_dict(), mask=masks, training=training or {})
         self.checkpoints.save(
             tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis}
@@ -250,7 +250,7 @@ class Session:
         self.clock.seconds = self.progress.timing
         self.model.load_state_dict(unpack(tensors, "model"))
         masks = unpack(tensors, "mask")
-        self.masks = Masks(masks).apply(self.model) if masks else None
+        self.masks = Masks.from_tensors(masks).apply(self.model) if masks else None
         if facts["position"] is not None:
             self._training = unpack(tensors, "training"), facts["position"]
         self.batches_done = self.dense_batches + len(self.progress.rounds) * self.round_batches

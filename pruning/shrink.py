@@ -106,9 +106,21 @@ def coupled(model: nn.Module, images: Tensor) -> list[Coupled]:
     A structured method that removes whole groups (`remove`) gets all of it back in speed; one that
     removes filters layer by layer gets back what happens to fall together.
     """
+    return channels(model, images)[0]
+
+
+def channels(model: nn.Module, images: Tensor) -> tuple[list[Coupled], dict[str, str]]:
+    """The groups of `coupled`, and for the layers of all other groups the reason why their channels must stay."""
+    removable: list[Coupled] = []
+    obstacles: dict[str, str] = {}
     with _followed(model):
-        groups = _groups(copy.deepcopy(model).eval(), images)
-        return [group.coupled() for group in groups if group.obstacle() is None]
+        for group in _groups(copy.deepcopy(model).eval(), images):
+            obstacle = group.obstacle()
+            if obstacle is None:
+                removable.append(group.coupled())
+            else:
+                obstacles |= dict.fromkeys(group.coupled().members, obstacle)
+    return removable, obstacles
 
 
 def remove(model: nn.Module, group: Coupled, channels: list[int]) -> None:

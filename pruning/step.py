@@ -6,23 +6,28 @@ masks.hold(optimizer)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pruning import grouping, methods
 from pruning.allocation import Amount, Group, LayerSize
+from pruning.collecting import COLLECTORS, Batches, Loss
 from pruning.errors import PruningError
+from pruning.grouping import Bundle, Candidates
 from pruning.layers import Layer, prunable
 from pruning.masks import Masks
-from pruning.methods import split
-from pruning.registry import ALLOCATIONS, SCORES
-from pruning.scoring import COLLECTORS, Batches, Loss, Weights, layer_seed
+from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES
+from pruning.scoring import Weights, layer_seed
 from pruning.selection import LOWEST, Source, smallest
+from pruning.structure import Tile, fixed_sparsity
 
 DEFAULT_SPARSITY = 0.9
 CPU_SLICE = 1 << 17  # weights a thread; what is computed from them stays in a core's own cache
@@ -32,13 +37,15 @@ DEVICE_SLICE = 1 << 24  # the most flags that a float32 sum counts exactly
 def prune(
     model: nn.Module,
     method: str = "global_mag",
-    sparsity: float | None = None,
+    sparsity: float | Mapping[str, float] | None = None,
     count: int | None = None,
     batches: Batches | None = None,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     seed: int = 0,
     *,
+    structure: str = "weight",
+    floor: float = 0.0,
     masks: Masks | None = None,
     prune_classifier: bool = False,
     loss: Loss = functional.cross_entropy,
@@ -49,20 +56,22 @@ def prune(
     """
     return choose(
         model, method, sparsity, count, batches, include, exclude, seed,
-        masks=masks, prune_classifier=prune_classifier, loss=loss,
+        structure=structure, floor=floor, masks=masks, prune_classifier=prune_classifier, loss=loss,
     ).apply(model)  # fmt: skip
 
 
 def choose(
     model: nn.Module,
     method: str = "global_mag",
-    sparsity: float | None = None,
+    sparsity: float | Mapping[str, float] | None = None,
     count: int | None = None,
     batches: Batches | None = None,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     seed: int = 0,
     *,
+    structure: str = "weight",
+    floor: float = 0.0,
     masks: Masks | None = None,
     prune_classifier: bool = False,
     loss: Loss = functional.cross_entropy,
@@ -70,46 +79,248 @@ def choose(
 ) -> Masks:
     """The masks with which `method` prunes `model`; the model stays as it is, bit for bit.
 
-    method: `{allocation}_{score}` (global_mag, layer_grad, ...) or random.
-    sparsity: the fraction of the prunable weights to remove, 0 to 1 (0.9 if no count is given either); or
+    method: `{allocation}_{score}` (global_mag, layer_grad, ...), or the name of one that fixes both (lamp, random, ...).
+    sparsity: the fraction of the prunable weights to remove, 0 to 1 (0.9 if no count is given either); or fractions by
+        kind of layer or name pattern, {"conv": 0.2, "linear": 0.4}; or
     count: the number of weights to remove. A count above a layer's size (layerwise) or the network's empties it.
         Both are of the dense network: what was removed before counts as removed.
-    batches: an iterable of (inputs, targets), for scores that need gradients.
+    batches: an iterable of (inputs, targets), for scores that need gradients or activations, and for filters (to see
+        how layers are connected).
     include, exclude: patterns for what to prune besides, or instead of, the default (see `layers.prunable`).
     seed: for scores that draw at random.
+    structure: what is removed together (see `list structures`). Of groups that many go with which the weights removed
+        come nearest to the amount; N:M fixes the amount.
+    floor: the fraction of its weights that every layer keeps, whatever they score.
     masks: an earlier result to build on: what it removed stays removed, even if that is more than the amount asked for.
         Without it, weights that are exactly zero go first, so that a second pruning builds on the first.
     loss: ``(outputs, targets) -> Tensor``, the mean over a batch.
     stage: the context in which "scoring" (looking at the batches) and "masking" (all the rest) are done, to time them.
 
-    Raises PruningError for an unknown method, an amount out of range, batches that are needed and missing, nothing to
-    prune, scores that are not finite, and earlier masks that are of another network.
+    Raises PruningError for an unknown method or structure, a method that has no meaning for the structure, an amount out
+    of range, layers that the structure does not fit, batches that are needed and missing, nothing to prune, scores that
+    are not finite, a floor that leaves too little to remove, and earlier masks that are of another network.
     """
-    allocation, score = split(method)
-    amount = Amount(DEFAULT_SPARSITY if sparsity is None and count is None else sparsity, count)
+    methods.check(method, structure)
+    allocation, score = methods.split(method)
+    about = SCORES.entry(score).about
+    amount = _amount(sparsity, count, structure)
+    if not 0 <= floor <= 1:
+        raise PruningError(f"Floor {floor} is not a fraction: it must be from 0 to 1.")
     layers = prunable(model, include, exclude, prune_classifier=prune_classifier)
     earlier = _earlier(masks, layers)
-    with stage("scoring"):
-        collected = _collect(SCORES.entry(score).about["needs"], method, model, layers, batches, loss)
+    groups = ALLOCATIONS.get(allocation)(
+        [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers], amount
+    )
+    iterations = about.get("iterations", 1)
+    if iterations > 1 and batches is not None:
+        batches = list(batches)
+    kept = earlier
     with stage("masking"):
-        sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers]
-        groups = ALLOCATIONS.get(allocation)(sizes, amount)
-        sources = {
-            layer.name: _source(layer, score, seed, earlier.get(layer.name), collected.get(layer.name, {}))
-            for layer in layers
-        }
-        chosen = _select(groups, sources, earlier)
-        return Masks({layer.name: _laid_out_like(layer.parameter, chosen[layer.name]) for layer in layers})
+        tiles = None if structure == "weight" else grouping.tiles_of(structure, layers)
+        bundles, batches = _bundles(structure, model, layers, method, batches)
+    for step in range(1, iterations + 1):
+        with stage("scoring"):
+            now = _without_removed(layers, kept) if kept and iterations > 1 else layers
+            collected = _collect(about["needs"], method, model, now, batches, loss)
+        with stage("masking"):
+            scored = Scored(layers, score, seed, kept, collected)
+            share = [_share(group, earlier, step / iterations, layers) for group in groups]
+            if tiles is None:
+                chosen = _select(share, scored.sources(), kept, floor)
+            else:
+                chosen = _select_tiles(share, scored, tiles, bundles, floor)
+            kept = {layer.name: chosen[layer.name].view(layer.shape) for layer in layers}
+    with stage("masking"):
+        return Masks(
+            {layer.name: _laid_out_like(layer.parameter, kept[layer.name]) for layer in layers},
+            {**(masks.along if masks is not None else {}), **_along(model, bundles, kept, tiles)},
+        )
 
 
-def _select(groups: list[Group], sources: dict[str, Source], earlier: dict[str, Tensor]) -> dict[str, Tensor]:
+def _amount(sparsity: float | Mapping[str, float] | None, count: int | None, structure: str) -> Amount:
+    """What was asked for, or what the structure comes to; PruningError if these contradict one another."""
+    fixed = fixed_sparsity(structure)
+    if fixed is not None and (count is not None or sparsity not in (None, fixed)):
+        given = f"a count of {count}" if count is not None else f"a sparsity of {sparsity}"
+        raise PruningError(f"Structure {structure} removes exactly {fixed:g}: {given} contradicts it; leave it out.")
+    if isinstance(sparsity, Mapping):
+        return Amount(count=count, by_layer=sparsity)
+    if sparsity is None and count is None:
+        sparsity = DEFAULT_SPARSITY if fixed is None else fixed
+    return Amount(sparsity, count)
+
+
+def _bundles(
+    structure: str, model: nn.Module, layers: list[Layer], method: str, batches: Batches | None
+) -> tuple[list[Bundle], Batches | None]:
+    """What goes together across layers, and the batches, of which the first may have been looked at."""
+    if not STRUCTURES.entry(structure).about.get("coupled"):
+        return [Bundle({layer.name: None}) for layer in layers], batches
+    found = iter(batches or ())
+    first = next(found, None)
+    if first is None:
+        raise PruningError(
+            f"Structure {structure} needs a batch of (inputs, targets), to see how the layers are connected: give batches."
+        )
+    bundles = grouping.coupled_bundles(structure, model, first[0], layers)
+    return bundles, batches if isinstance(batches, Sequence) else chain([first], found)
+
+
+def _share(group: Group, earlier: Mapping[str, Tensor], progress: float, layers: Sequence[Layer]) -> Group:
+    """What a group shall have lost after this part of the iterations, each of which keeps the same fraction."""
+    if progress == 1:
+        return group
+    size = sum(layer.size for layer in layers if layer.name in group.names)
+    before = size - _removed(group, earlier)
+    after = size - group.remove
+    if not 0 < after < before:
+        return group
+    return Group(group.names, size - round(before * (after / before) ** progress))
+
+
+def _removed(group: Group, kept: Mapping[str, Tensor]) -> int:
+    return sum(int((~kept[name]).count_nonzero()) for name in group.names if name in kept)
+
+
+def _without_removed(layers: Sequence[Layer], kept: Mapping[str, Tensor]) -> list[Layer]:
+    """The layers with copies of their weights in which those that are removed are zero."""
+    return [
+        replace(layer, parameter=_removed_at_zero(layer.parameter.detach(), kept.get(layer.name)))
+        for layer in layers
+    ]
+
+
+def _removed_at_zero(parameter: Tensor, kept: Tensor | None) -> Any:
+    return parameter if kept is None else parameter.masked_fill(~kept, 0)
+
+
+def _select(
+    groups: list[Group], sources: dict[str, Source], earlier: dict[str, Tensor], floor: float
+) -> dict[str, Tensor]:
     """Flat masks by layer: in each group the lowest scores are removed, at least as many as are removed already."""
     chosen: dict[str, Tensor] = {}
     for group in groups:
-        removed = sum(int((~earlier[name]).count_nonzero()) for name in group.names if name in earlier)
-        kept = smallest([sources[name] for name in group.names], max(group.remove, removed))
-        chosen.update(zip(group.names, kept, strict=True))
+        remove = max(group.remove, _removed(group, earlier))
+        chosen |= _smallest(list(group.names), sources, remove, floor)
     return chosen
+
+
+def _smallest(names: list[str], sources: dict[str, Source], remove: int, floor: float) -> dict[str, Tensor]:
+    """Flat masks without the `remove` smallest scores of these layers, none of which falls below the floor.
+
+    A layer that would fall below it loses only what it may, and the others lose the rest.
+    """
+    spare = {name: sources[name].size - grouping.at_least(floor, sources[name].size) for name in names}
+    if remove > (possible := sum(spare.values())):
+        raise grouping.floor_reached(floor, remove, possible)
+    kept = dict(zip(names, smallest([sources[name] for name in names], remove), strict=True))
+    if not floor:
+        return kept
+    below = [name for name in names if int((~kept[name]).count_nonzero()) > spare[name]]
+    if not below:
+        return kept
+    at_floor = {name: smallest([sources[name]], spare[name])[0] for name in below}
+    others = [name for name in names if name not in below]
+    return {**at_floor, **_smallest(others, sources, remove - sum(spare[name] for name in below), floor)}
+
+
+def _select_tiles(
+    groups: list[Group], scored: Scored, tiles: dict[str, Tile], bundles: list[Bundle], floor: float
+) -> dict[str, Tensor]:
+    """Masks by layer that remove whole groups, or within each tile what it does not keep."""
+    chosen: dict[str, Tensor] = {}
+    for together, remove in grouping.merged(groups, bundles):
+        if any(tiles[name].keep is not None for bundle in together for name in bundle.tiles):
+            chosen |= {name: scored.kept_in_each(name, tiles[name]) for one in together for name in one.tiles}
+            continue
+        candidates = [scored.candidates(bundle, tiles) for bundle in together]
+        for bundle, kept in zip(together, grouping.lowest(candidates, remove, floor), strict=True):
+            for name, order in bundle.tiles.items():
+                chosen[name] = scored.spread(name, tiles[name], order, kept)
+    return chosen
+
+
+def _along(
+    model: nn.Module, bundles: Sequence[Bundle], kept: Mapping[str, Tensor], tiles: Mapping[str, Tile] | None
+) -> dict[str, Tensor]:
+    """Masks of what goes with filters of which nothing is left."""
+    found = {}
+    for bundle in bundles if tiles is not None else ():
+        name, order = next(iter(bundle.tiles.items()))
+        left = grouping.rows(kept[name], tiles[name]).any(1)  # type: ignore[index]
+        left = left if order is None else left[order]
+        for own, entries in bundle.along.items():
+            mask = torch.ones_like(model.get_parameter(own), dtype=torch.bool)
+            mask[entries[~left]] = False
+            found[own] = mask
+    return found
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The layers with all that their scores depend on. `kept` are the masks so far, empty if there are none."""
+
+    layers: Sequence[Layer]
+    score: str
+    seed: int
+    kept: Mapping[str, Tensor]
+    collected: Mapping[str, dict[str, Tensor]]
+
+    def sources(self) -> dict[str, Source]:
+        """The scores weight by weight, streamed where that is possible."""
+        return {
+            layer.name: _source(
+                layer, self.score, self.seed, self.kept.get(layer.name), self.collected.get(layer.name, {})
+            )
+            for layer in self.layers
+        }
+
+    def candidates(self, bundle: Bundle, tiles: Mapping[str, Tile]) -> Candidates:
+        """The groups of a bundle with what their weights score together."""
+        how = SCORES.entry(self.score).about.get("over_group", "mean")
+        parts, gone = [], []
+        for name, order in bundle.tiles.items():
+            scores = grouping.rows(self._scores(name), tiles[name])
+            missing = grouping.rows(self._gone(name), tiles[name]).all(1)
+            parts.append(scores if order is None else scores[order])
+            gone.append(missing if order is None else missing[order])
+        weighs = sum(part.shape[1] for part in parts)
+        return Candidates(grouping.together(parts, how), torch.stack(gone).all(0), weighs)
+
+    def kept_in_each(self, name: str, tile: Tile) -> Tensor:
+        """The mask of a layer of which every tile keeps a number of weights."""
+        assert tile.keep is not None
+        scores = self._scores(name).masked_fill(self._gone(name), LOWEST)
+        kept = grouping.keep_in_each(grouping.rows(scores, tile), tile.keep)
+        return self._still(name, grouping.unrows(kept, tuple(scores.shape), tile))
+
+    def spread(self, name: str, tile: Tile, order: Tensor | None, kept: Tensor) -> Tensor:
+        """The mask of a layer whose k-th tile is `kept` or not."""
+        in_layer = kept if order is None else torch.empty_like(kept).index_copy_(0, order, kept)
+        shape = self._layer(name).shape
+        size = self._layer(name).size // len(kept)
+        return self._still(name, grouping.unrows(in_layer[:, None].expand(-1, size), shape, tile))
+
+    def _scores(self, name: str) -> Tensor:
+        """The scores of a whole layer in its shape, weights that are removed counting as zero."""
+        layer = self._layer(name)
+        value = _removed_at_zero(layer.parameter.detach(), self.kept.get(name)).float()
+        collected = self.collected.get(name, {})
+        scores = SCORES.get(self.score)(
+            Weights(value, collected, range(layer.size), layer_seed(self.seed, name))
+        )
+        _refuse_infinite(name, scores)
+        return scores.view(layer.shape)
+
+    def _gone(self, name: str) -> Tensor:
+        """Where weights are removed already, by the masks or else by being zero."""
+        return ~self.kept[name] if name in self.kept else self._layer(name).parameter.detach() == 0
+
+    def _still(self, name: str, mask: Tensor) -> Tensor:
+        return mask & self.kept[name] if name in self.kept else mask
+
+    def _layer(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
 
 
 @dataclass(frozen=True)
@@ -172,8 +383,9 @@ class ElementwiseScores:
         return scores if gone is None else scores.masked_fill(gone, LOWEST)
 
     def held(self) -> HeldScores:
-        """The scores of the layer as a whole, for a score that is not elementwise."""
-        scores = self._scores(range(self.size), self.parameter, dict(self.collected), self.gone)
+        """The scores of the layer as a whole, weights that are removed counting as zero."""
+        left = self.parameter if self.gone is None else self.parameter.masked_fill(self.gone, 0)
+        scores = self._scores(range(self.size), left, dict(self.collected), self.gone)
         return HeldScores(_flat(scores))
 
 

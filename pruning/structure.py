@@ -1,27 +1,120 @@
 """Axis 1: what is removed together.
 
-A structure is a function ``(shape) -> Groups``: how the weights of a layer of that shape fall into groups of one size.
-Scores are summed over each group, groups are kept or removed by their sums, and the decision is spread over their
-weights again. A group of one weight is the plain sparse case.
+A structure is a function ``(layer) -> Tile``: a box of the layer's weight tensor, with which the tensor is tiled. All
+weights of a tile go or stay together, by their scores taken together (see `scoring`, ``over_group``); or else, where a
+tile says how many weights it keeps, every tile keeps that many of its own. A tile of one weight is the plain sparse case.
+
+It is registered with ``source`` and, where that is so, with
+
+- ``pattern`` and ``example``: numbers that it takes in its name (see `registry`);
+- ``coupled=True``: tiles are filters, and the filters of all layers that make one channel are one group;
+- ``allocations``: the only ones that it goes with, and ``reason``, why;
+- ``fixed_sparsity=True``: the tiles alone say how much is removed.
+
+A layer that it does not fit is refused with a PruningError that holds the reason only. No torch in here.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
 
+from pruning.errors import PruningError
 from pruning.registry import STRUCTURES
 
 
-@dataclass(frozen=True)
-class Groups:
-    """`count` groups of `size` weights each; together they are the layer."""
+class LayerLike(Protocol):
+    """What a structure looks at: `shape` is that of the weight; `type` the class name of the module that holds it."""
 
-    count: int
-    size: int
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`sizes`: how long a tile is in each dimension of the weight; `keep`: how many weights each keeps, if it says."""
+
+    sizes: tuple[int, ...]
+    keep: int | None = None
 
 
 @STRUCTURES.register("weight", source="LeCun et al. 1990")
-def weight(shape: tuple[int, ...]) -> Groups:
+def weight(layer: LayerLike) -> Tile:
     """Single weights, wherever they lie: a sparse network"""
-    return Groups(count=math.prod(shape), size=1)
+    return Tile((1,) * len(layer.shape))
+
+
+@STRUCTURES.register("filter", coupled=True, source="Li et al. 2017, arXiv 1608.08710; Fang et al. 2023")
+def filters(layer: LayerLike) -> Tile:
+    """Whole filters (of linear layers: neurons), with bias and normalisation; those that make one channel as one"""
+    if layer.kind not in ("conv", "linear"):
+        raise PruningError(f"what its rows compute is not a channel of the network: it is {layer.kind}")
+    output = output_dimension(layer)
+    return Tile(tuple(1 if i == output else size for i, size in enumerate(layer.shape)))
+
+
+@STRUCTURES.register("block", pattern=r"block(\d+)x(\d+)", example="block4x4", source="Gray et al. 2017")
+def block(outputs: int, inputs: int, layer: LayerLike) -> Tile:
+    """Blocks of so many outputs x inputs, as block4x4; in convolutions at each place of the kernel"""
+    sizes = [1] * len(layer.shape)
+    wanted = {output_dimension(layer): (outputs, "outputs"), input_dimension(layer): (inputs, "inputs")}
+    for dimension, (size, what) in wanted.items():
+        _divides(layer.shape[dimension], size, what)
+        sizes[dimension] = size
+    return Tile(tuple(sizes))
+
+
+@STRUCTURES.register(
+    "N:M",
+    pattern=r"(\d+):(\d+)",
+    example="2:4",
+    fixed_sparsity=True,
+    allocations=["layer"],
+    reason="scores are compared within each M weights only, and every layer loses the same fraction",
+    source="Zhou et al. 2021, arXiv 2102.04010; Mishra et al. 2021",
+)
+def n_of_m(n: int, m: int, layer: LayerLike) -> Tile:
+    """Of every M weights along the inputs N are kept, as 2:4; in convolutions along the input channels"""
+    sparsity_of_n_of_m(n, m)
+    sizes = [1] * len(layer.shape)
+    _divides(layer.shape[input_dimension(layer)], m, "inputs")
+    sizes[input_dimension(layer)] = m
+    return Tile(tuple(sizes), keep=n)
+
+
+def sparsity_of_n_of_m(n: int, m: int) -> Fraction:
+    """The fraction that N:M removes. PruningError unless 0 < N < M."""
+    if not 0 < n < m:
+        raise PruningError(f"{n}:{m} keeps {n} of every {m} weights: the first number must be from 1 to {m - 1}.")
+    return 1 - Fraction(n, m)
+
+
+def fixed_sparsity(name: str) -> float | None:
+    """The sparsity that the structure called `name` comes to, if that is not for the user to say."""
+    entry = STRUCTURES.entry(name)
+    if not entry.about.get("fixed_sparsity"):
+        return None
+    STRUCTURES.get(name)  # refuses a name without its numbers
+    return float(sparsity_of_n_of_m(*(entry.numbers(name) or ())))
+
+
+def output_dimension(layer: LayerLike) -> int:
+    """Where a weight's outputs lie. PruningError if it has no two sides."""
+    if len(layer.shape) < 2:
+        raise PruningError("it has one dimension only, and no inputs and outputs")
+    return 1 if "Transpose" in layer.type else 0
+
+
+def input_dimension(layer: LayerLike) -> int:
+    """Where a weight's inputs lie (of a grouped convolution: those of one group)."""
+    return 1 - output_dimension(layer)
+
+
+def _divides(length: int, size: int, what: str) -> None:
+    if size < 1 or length % size:
+        raise PruningError(f"its {length} {what} do not divide by {size}")

@@ -14,21 +14,25 @@ def amounts(
 ) -> list[tuple[float, Amount]]:
     """For each round the sparsity that the prunable weights shall have reached, and the amount to remove by then.
 
-    Amounts are cumulative, from the dense network on. A count grows in the same proportions as the sparsity that it
-    comes to, and ends as exactly itself.
+    Amounts are cumulative, from the dense network on. A count, or fractions by layer, grow in the same proportions as the
+    sparsity that they come to, and end as exactly themselves.
     """
     total = sum(size.size for size in sizes)
     groups = ALLOCATIONS.get(allocation)(sizes, asked)
     final = asked.sparsity if asked.sparsity is not None else sum(group.remove for group in groups) / total
     sparsities: list[float] = SCHEDULES.get(schedule)(final, rounds)
-    if asked.count is None:
+    if asked.sparsity is not None:
         return [(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
-    count = asked.count
     shares = [sparsity / final if final else 1.0 for sparsity in sparsities]
-    return [
-        (sparsity, Amount(count=round(share * count)))
-        for sparsity, share in zip(sparsities, shares, strict=True)
-    ]
+    return [(sparsity, _share(asked, share)) for sparsity, share in zip(sparsities, shares, strict=True)]
+
+
+def _share(amount: Amount, share: float) -> Amount:
+    """So much of a count, or of each of the fractions by layer."""
+    if amount.by_layer is not None:
+        return Amount(by_layer={pattern: share * sparsity for pattern, sparsity in amount.by_layer.items()})
+    assert amount.count is not None
+    return Amount(count=round(share * amount.count))
 
 
 def sparsity_for_compression(compression: float, parameters: int, prunable: int) -> float:

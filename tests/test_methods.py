@@ -8,15 +8,39 @@ import sys
 import pytest
 
 from pruning.errors import PruningError
-from pruning.methods import names, split
+from pruning.methods import check, names, split
 from pruning.registry import ALLOCATIONS, SCORES
 
 
-def test_every_allocation_goes_with_every_score() -> None:
+def test_every_allocation_goes_with_every_score_that_does_not_fix_it() -> None:
     assert {"global_mag", "layer_mag", "global_grad", "layer_grad", "random"} <= set(names())
-    for allocation in ALLOCATIONS.names():
-        for score in SCORES.names():
-            assert split(f"{allocation}_{score}") == (allocation, score)
+    for score, entry in SCORES.entries().items():
+        if "allocation" in entry.about:
+            assert split(score) == (entry.about["allocation"], score)
+            assert not any(name.endswith(f"_{score}") for name in names())
+        else:
+            for allocation in ALLOCATIONS.names():
+                assert split(f"{allocation}_{score}") == (allocation, score)
+
+
+@pytest.mark.parametrize(
+    ("method", "structure", "reason"),
+    [
+        ("global_mag", "2:4", "goes with the allocation layer only, .* within each M weights only.*choose layer_mag"),
+        ("synflow", "4:8", "goes with the allocation layer only.*choose another score"),
+        ("lamp", "filter", "goes with the structure weight only.*among the single weights"),
+        ("layer_l1", "weight", "goes with the structure filter or block only.*it is mag"),
+        ("global_mag", "wieght", "Unknown structure 'wieght'. Did you mean weight"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_with_the_reason(method: str, structure: str, reason: str) -> None:
+    with pytest.raises(PruningError, match=reason):
+        check(method, structure)
+
+
+def test_what_has_a_meaning_is_not() -> None:
+    for method, structure in (("layer_mag", "2:4"), ("global_l1", "filter"), ("synflow", "filter"), ("lamp", "weight")):
+        check(method, structure)
 
 
 def test_random_is_short_for_global_random() -> None:

@@ -61,6 +61,20 @@ def test_a_registration_made_while_running_is_found(choices: Registry) -> None:
     assert choices.get("third")() == 3
 
 
+def test_a_choice_may_take_numbers_in_its_name(choices: Registry) -> None:
+    @choices.register("NofM", pattern=r"(\d+)of(\d+)", example="2of4")
+    def n_of_m(n: int, m: int, what: str) -> str:
+        """N of M."""
+        return f"{n} of {m} {what}"
+
+    assert choices.get("3of8")("things") == "3 of 8 things"
+    assert choices.entry("3of8").name == "NofM"
+    with pytest.raises(PruningError, match="NofM needs numbers: write 2of4"):
+        choices.get("NofM")
+    with pytest.raises(PruningError, match="Unknown choice '3of'"):
+        choices.get("3of")
+
+
 REGISTRIES = [thing for thing in vars(registry).values() if isinstance(thing, Registry)]
 
 
@@ -69,7 +83,7 @@ def test_what_is_read_from_source_is_what_is_registered(one: Registry) -> None:
     assert one.names()
     for name, entry in one.entries().items():
         assert entry.summary, f"{name} has no docstring for `list`"
-        assert callable(one.get(name))
+        assert callable(one.get(entry.about.get("example", name)))
         assert one._entries[name].about == entry.about
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pruning.collecting import gradients
 from pruning.errors import PruningError
 from pruning.layers import prunable
 from pruning.registry import SCORES
-from pruning.scoring import Weights, gradient_magnitude, gradients, layer_seed, magnitude, random, uniform
+from pruning.scoring import Weights, gradient_magnitude, layer_seed, magnitude, random, uniform
 
 
 def test_magnitude_by_hand() -> None:

@@ -28,6 +28,12 @@ def test_a_count_for_each_layer_comes_to_the_sparsity_of_both() -> None:
     assert amounts(Amount(count=200), "layer", "one_shot", 1, LAYERS) == [(0.3, Amount(count=200))]
 
 
+def test_fractions_by_layer_grow_in_proportion_and_end_as_themselves() -> None:
+    asked = Amount(by_layer={"a": 0.5, "b": 0.1})  # 50 + 90 of 1000
+    steps = amounts(asked, "layer", "linear", 2, LAYERS)
+    assert steps == [(0.07, Amount(by_layer={"a": 0.25, "b": 0.05})), (0.14, asked)]
+
+
 @given(st.integers(0, 1200), st.integers(1, 8), st.sampled_from(["geometric", "linear"]))
 def test_the_last_rounds_count_is_the_count_asked_for(count: int, rounds: int, schedule: str) -> None:
     steps = amounts(Amount(count=count), "global", schedule, rounds, LAYERS)

@@ -1,0 +1,306 @@
+"""What scores need to know besides the weights: collected from batches of data, or from the network alone.
+
+A collector is a function ``(model, layers, batches, loss) -> {layer name: tensor of the layer's shape, float32}``,
+entered under its name in `COLLECTORS`; a score names what it `needs`. It evaluates `model` with the values that
+`layers` have (those may be copies in which removed weights are zero), on the layers' device and in their dtype, in
+evaluation mode: dropout is off and batch normalisation uses its running statistics, so that what a sample contributes
+does not depend on the samples beside it.
+
+The model is left as it was found, bit for bit: gradients are those of stand-ins, buffers are copies, and modes and the
+random state are put back. Every collector raises PruningError when there is not a single batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruning.errors import PruningError
+from pruning.layers import CONVOLUTIONS, Layer
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[Any, Tensor], Tensor]
+Collected = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """A network's tensors by name, none of which is the network's own parameter: `scored` ones require a gradient."""
+
+    scored: dict[str, Tensor]
+    fixed: dict[str, Tensor]
+
+    def forward(self, model: nn.Module, inputs: Tensor) -> Any:
+        """The outputs of `model` with these tensors in place of its own."""
+        return functional_call(model, {**self.scored, **self.fixed}, (inputs,))
+
+
+def gradients(
+    model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
+) -> Collected:
+    """dL/dw, where L is the mean of `loss` over all samples of the batches.
+
+    `loss(outputs, targets)` is the mean over one batch. A layer that the loss does not depend on has gradient zero.
+    Each layer's gradient is added up as soon as it is known: beside the sums only one is held at a time.
+    """
+
+    def add(total: Tensor, gradient: Tensor, samples: int) -> None:
+        total.add_(gradient, alpha=samples)
+
+    return _mean_over_samples(model, layers, batches, loss, add)
+
+
+def squared_gradients(
+    model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
+) -> Collected:
+    """The mean over all samples of (dL_i/dw)^2, L_i being the loss of one sample: the empirical Fisher's diagonal.
+
+    Every sample goes backward alone, which works for every network and is exact, but takes longer than a batch does.
+    """
+
+    def add(total: Tensor, gradient: Tensor, samples: int) -> None:
+        gradient = gradient.float()
+        total.addcmul_(gradient, gradient)
+
+    singly = (
+        (inputs[i : i + 1], targets[i : i + 1]) for inputs, targets in batches for i in range(len(targets))
+    )
+    return _mean_over_samples(model, layers, singly, loss, add)
+
+
+def hessian_gradients(
+    model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
+) -> Collected:
+    """H g: the Hessian of L (see `gradients`) with respect to all weights of `layers`, times its gradient.
+
+    Exact: a second pass over the batches differentiates the gradient's product with the mean gradient of the first.
+    """
+    held = list(batches)
+    first = gradients(model, layers, held, loss)
+    tensors = _stand_ins(model, layers)
+    weights = list(tensors.scored.values())
+    sums = {layer.name: torch.zeros_like(layer.parameter, dtype=torch.float32) for layer in layers}
+    seen = 0
+    # The fused attention kernels cannot be differentiated twice.
+    with as_evaluated(model), sdpa_kernel(SDPBackend.MATH):
+        for inputs, targets in _on_device(held, layers):
+            seen += len(targets)
+            value = loss(tensors.forward(model, inputs), targets)
+            slopes = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
+            pairs = zip(slopes, first.values(), strict=True)
+            product = sum((slope * mean.to(slope)).sum() for slope, mean in pairs if slope is not None)
+            if not isinstance(product, Tensor) or not product.requires_grad:
+                continue  # the loss is linear in every weight: no curvature
+            curved = torch.autograd.grad(product, weights, allow_unused=True)
+            for total, change in zip(sums.values(), curved, strict=True):
+                if change is not None:
+                    total.add_(change, alpha=len(targets))
+    return {name: total.div_(seen) for name, total in sums.items()}
+
+
+def input_norms(
+    model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
+) -> Collected:
+    """For every weight the L2 norm of the input that it multiplies, over all samples (and positions, for images)."""
+    sums, _ = _input_sums(model, layers, batches, lambda inputs: inputs.square())
+    return {layer.name: _spread(layer, model, sums[layer.name].sqrt()) for layer in layers}
+
+
+def input_means(
+    model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
+) -> Collected:
+    """For every weight the mean of abs(x), x being the input that it multiplies, over all samples and positions."""
+    sums, counts = _input_sums(model, layers, batches, lambda inputs: inputs.abs())
+    return {
+        layer.name: _spread(layer, model, sums[layer.name] / max(counts[layer.name], 1)) for layer in layers
+    }
+
+
+def synaptic_flow(
+    model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
+) -> Collected:
+    """dR/d abs(w), R being the sum of the outputs for an image of ones when every parameter is its absolute value.
+
+    Only the shape of the first inputs is looked at. Nothing is subtracted on the way (running means count as zero), so
+    that R is the sum over all paths of the product of what lies on them (Tanaka et al. 2020, equation 2). In double
+    precision where the device has it, and scaled to a largest value of 1: only the order of the scores matters.
+    """
+    inputs, _ = next(iter(_on_device(batches, layers)))
+    exact = torch.float32 if inputs.device.type == "mps" else torch.float64
+    tensors = _stand_ins(model, layers)
+    means = {
+        f"{name}.running_mean" if name else "running_mean"
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+    }
+    positive = {name: value.detach().to(exact).abs().requires_grad_() for name, value in tensors.scored.items()}
+    fixed = {
+        name: value if not value.is_floating_point() else value.to(exact).abs().mul_(name not in means)
+        for name, value in tensors.fixed.items()
+    }
+    with as_evaluated(model):
+        ones = torch.ones_like(inputs[:1], dtype=exact if inputs.is_floating_point() else None)
+        total = StandIns(positive, fixed).forward(model, ones).sum()
+        found = torch.autograd.grad(total, list(positive.values()), allow_unused=True, materialize_grads=True)
+    largest = max(float(flow.max()) for flow in found) or 1.0
+    return {name: (flow / largest).float() for name, flow in zip(positive, found, strict=True)}
+
+
+COLLECTORS: dict[str, Callable[..., Collected]] = {
+    "gradient": gradients,
+    "squared gradient": squared_gradients,
+    "Hessian-gradient product": hessian_gradients,
+    "input norm": input_norms,
+    "mean input": input_means,
+    "synaptic flow": synaptic_flow,
+}
+
+
+def _stand_ins(model: nn.Module, layers: Sequence[Layer]) -> StandIns:
+    """Stand-ins that share the memory of what they stand for; a tied parameter has one, under its layer's name."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    scored = {id(named[layer.name]) for layer in layers}
+    fixed = {name: value.detach() for name, value in model.named_parameters() if id(value) not in scored}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    return StandIns(
+        {layer.name: layer.parameter.detach().requires_grad_() for layer in layers}, {**fixed, **buffers}
+    )
+
+
+def _mean_over_samples(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batches: Batches,
+    loss: Loss,
+    add: Callable[[Tensor, Tensor, int], None],
+) -> Collected:
+    """Goes backward for each batch; `add(sum, gradient, samples)` adds one layer's contribution as it is found."""
+    sums = {layer.name: torch.zeros_like(layer.parameter, dtype=torch.float32) for layer in layers}
+    tensors = _stand_ins(model, layers)
+    seen = batch_size = 0
+
+    def add_up(name: str) -> Callable[[Tensor], None]:
+        def hook(stand_in: Tensor) -> None:
+            assert stand_in.grad is not None
+            add(sums[name], stand_in.grad, batch_size)
+            stand_in.grad = None
+
+        return hook
+
+    for name, stand_in in tensors.scored.items():
+        stand_in.register_post_accumulate_grad_hook(add_up(name))
+    with as_evaluated(model):
+        for inputs, targets in _on_device(batches, layers):
+            batch_size = len(targets)
+            seen += batch_size
+            loss(tensors.forward(model, inputs), targets).backward()
+    return {name: total.div_(seen) for name, total in sums.items()}
+
+
+def _on_device(batches: Batches, layers: Sequence[Layer]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches on the model's device, floating-point inputs in its dtype. PruningError if there are none."""
+    like = layers[0].parameter
+    empty = True
+    for inputs, targets in batches:
+        empty = False
+        dtype = like.dtype if inputs.is_floating_point() else inputs.dtype
+        yield inputs.to(like.device, dtype), targets.to(like.device)
+    if empty:
+        raise PruningError("Scoring needs at least one batch of (inputs, targets); the batches given are empty.")
+
+
+def _input_sums(
+    model: nn.Module, layers: Sequence[Layer], batches: Batches, of: Callable[[Tensor], Tensor]
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Per layer the sums of `of(inputs)` for each input feature, and over how many samples and positions."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    names = {id(named[layer.name]): layer.name for layer in layers}
+    holders = [
+        (module, names[id(module.weight)])
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and id(module.weight) in names
+    ]
+    _refuse_unseen_inputs(layers)
+    sums = {
+        name: torch.zeros(_features(module), device=module.weight.device) for module, name in holders
+    }
+    counts = dict.fromkeys(sums, 0)
+
+    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            inputs = arguments[0].detach().float()
+            channels = -1 if isinstance(module, nn.Linear) else inputs.dim() - module.weight.dim() + 1  # type: ignore[operator]
+            by_feature = inputs.movedim(channels, 0).flatten(1)
+            sums[name] += of(by_feature).sum(1)
+            counts[name] += by_feature.shape[1]
+
+        return hook
+
+    hooks = [module.register_forward_pre_hook(look(name)) for module, name in holders]
+    tensors = _stand_ins(model, layers)
+    try:
+        with as_evaluated(model), torch.no_grad():
+            for inputs, _ in _on_device(batches, layers):
+                tensors.forward(model, inputs)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return sums, counts
+
+
+def _refuse_unseen_inputs(layers: Sequence[Layer]) -> None:
+    """Attention and recurrent layers compute inside: what their weights multiply is not handed to any module."""
+    unseen = [
+        layer.name
+        for layer in layers
+        if layer.kind not in ("conv", "linear") or layer.type == "NonDynamicallyQuantizableLinear"
+    ]
+    if unseen:
+        raise PruningError(
+            f"The inputs of {', '.join(unseen)} cannot be seen: scores that need activations are for convolution and "
+            "linear layers; exclude the others, or choose a score that needs none."
+        )
+
+
+def _features(module: Any) -> int:
+    features: int = module.in_features if isinstance(module, nn.Linear) else module.in_channels
+    return features
+
+
+def _spread(layer: Layer, model: nn.Module, of_inputs: Tensor) -> Tensor:
+    """A number for each input feature, as one for each weight that multiplies it."""
+    module: Any = model.get_submodule(layer.module)
+    rest = [1] * (len(layer.shape) - 2)
+    if getattr(module, "transposed", False):
+        return of_inputs.view(-1, 1, *rest).expand(layer.shape).contiguous()
+    groups = getattr(module, "groups", 1)
+    rows = of_inputs.view(groups, -1).repeat_interleave(layer.shape[0] // groups, 0)
+    return rows.view(*rows.shape, *rest).expand(layer.shape).contiguous()
+
+
+@contextmanager
+def as_evaluated(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients, and afterwards every module's mode and the global random state as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    cudnn = torch.backends.cudnn.enabled
+    try:
+        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+            model.eval()
+            # cuDNN's recurrent layers refuse to go backward in evaluation mode.
+            if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+                torch.backends.cudnn.enabled = False
+            yield
+    finally:
+        torch.backends.cudnn.enabled = cudnn
+        for module, training in modes:
+            module.training = training
