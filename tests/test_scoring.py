@@ -26,6 +26,39 @@ def test_gradient_magnitude_by_hand() -> None:
     assert gradient_magnitude(weights).tolist() == [0.5, 2.0, 0.0]
 
 
+def scored(name: str, values: list[float], **collected: list[float]) -> list[float]:
+    needs = {need.replace("_", " "): torch.tensor(numbers) for need, numbers in collected.items()}
+    scores: list[float] = SCORES.get(name)(Weights(torch.tensor(values), needs)).tolist()
+    return scores
+
+
+def test_scores_by_hand() -> None:
+    assert scored("l1", [-2.0, 0.5]) == [2.0, 0.5]
+    assert scored("snip", [-2.0, 0.5, 3.0], gradient=[0.25, -4.0, 0.0]) == [0.5, 2.0, 0.0]
+    assert scored("taylor", [-2.0, 0.5, 3.0], gradient=[0.25, -4.0, 0.0]) == [0.25, 4.0, 0.0]
+    assert scored("fisher", [-2.0, 0.5, 3.0], squared_gradient=[0.25, 4.0, 0.0]) == [1.0, 1.0, 0.0]
+    assert scored("act", [-2.0, 0.5], mean_input=[3.0, 0.0]) == [6.0, 0.0]
+    assert scored("wanda", [-2.0, 0.5], input_norm=[3.0, 8.0]) == [6.0, 4.0]
+    assert scored("synflow", [-2.0, 0.5], synaptic_flow=[3.0, 8.0]) == [6.0, 4.0]
+    values = Weights(torch.tensor([-2.0, 0.5]), {"Hessian-gradient product": torch.tensor([3.0, 8.0])})
+    assert SCORES.get("grasp")(values).tolist() == [-6.0, 4.0]
+
+
+def test_lamp_by_hand_with_ties_and_zeros() -> None:
+    """Squares 4, 1, 4, 0, 9: 4 is divided by 4 + 4 + 9, the later 4 by 4 + 9, 1 by 18, 9 by 9."""
+    found = SCORES.get("lamp")(Weights(torch.tensor([[-2.0, 1.0, 2.0], [0.0, 0.0, 3.0]])))
+    torch.testing.assert_close(found, torch.tensor([[4 / 17, 1 / 18, 4 / 13], [0.0, 0.0, 1.0]]))
+
+
+def test_lamp_is_the_papers_sum_written_as_a_loop() -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(6, 7)
+    flat = sorted(weights.flatten().tolist(), key=abs)
+    expected = {w: w**2 / sum(v**2 for v in flat[i:]) for i, w in enumerate(flat)}
+    found = SCORES.get("lamp")(Weights(weights)).flatten().tolist()
+    assert found == pytest.approx([expected[w] for w in weights.flatten().tolist()], rel=1e-5)
+
+
 def test_random_is_uniform_and_independent_of_how_it_is_sliced() -> None:
     whole = random(Weights(torch.zeros(100_000), where=range(100_000), seed=7))
     for where, same in ((range(31, 5_000), slice(31, 5_000)), (torch.tensor([99_999, 3, 3]), [99_999, 3, 3])):
