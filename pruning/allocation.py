@@ -49,7 +49,7 @@ class Amount:
     def __post_init__(self) -> None:
         if (self.sparsity, self.count, self.by_layer).count(None) != 2:
             raise PruningError("The amount to remove is a sparsity or a count: give exactly one of them.")
-        for sparsity in (self.by_layer or {"": self.sparsity}).values():
+        for sparsity in (self.sparsity, *(self.by_layer or {}).values()):
             if sparsity is not None and not 0 <= sparsity <= 1:
                 raise PruningError(f"Sparsity {sparsity} is not a fraction: it must be from 0 to 1.")
         if self.count is not None and (self.count < 0 or self.count != int(self.count)):
@@ -120,9 +120,7 @@ def whole_network(layers: Sequence[LayerSize], amount: Amount) -> list[Group]:
 @ALLOCATIONS.register("layer", source="Blalock et al. 2020, section 7.2")
 def per_layer(layers: Sequence[LayerSize], amount: Amount) -> list[Group]:
     """Scores are compared within each layer, and every layer loses the same fraction (or the same number)"""
-    return [
-        Group((layer.name,), own.of(layer.size)) for part, own in amount.parts(layers) for layer in part
-    ]
+    return [Group((layer.name,), own.of(layer.size)) for part, own in amount.parts(layers) for layer in part]
 
 
 @ALLOCATIONS.register("uniform_plus", source="Gale et al. 2019, arXiv 1902.09574, section 5")
@@ -154,8 +152,8 @@ def uniform_but_the_first(layers: Sequence[LayerSize], amount: Amount) -> list[G
 def erdos_renyi_kernel(layers: Sequence[LayerSize], amount: Amount) -> list[Group]:
     """Within each layer; what is kept grows with the sum of a weight's dimensions, not with their product
 
-    The density of a layer is e (n_in + n_out + kernel height + width) / (n_in n_out height width), at most 1, with the one
-    e for which the whole network loses exactly the amount asked for.
+    The density of a layer is e (n_in + n_out + kernel height + width) / (n_in n_out height width), at most 1, with
+    the one e for which the whole network loses exactly the amount asked for.
     """
     keep = sum(layer.size for layer in layers) - _of_all("erk", layers, amount)
     weights = {layer.name: sum(layer.shape or (layer.size,)) for layer in layers}
@@ -181,8 +179,8 @@ def _of_all(allocation: str, layers: Sequence[LayerSize], amount: Amount) -> int
     """How many of all the layers' weights go, for an allocation that itself divides them among the layers."""
     if amount.by_layer is not None:
         raise PruningError(
-            f"The allocation {allocation} divides the amount among the layers itself: fractions by layer go with global "
-            "and layer."
+            f"The allocation {allocation} divides the amount among the layers itself: fractions by layer go with "
+            "global and layer."
         )
     return amount.of(sum(layer.size for layer in layers))
 

@@ -26,8 +26,11 @@ def _methods() -> Rows:
         allocation, score = methods.split(name)
         about = SCORES.entry(score).about
         needs = ", ".join(about.get("needs", ())) or "weights only"
-        rows.append([name, allocation, SCORES.entry(score).summary, needs, about.get("source", "")])
-    return ["method", "compared", "score", "needs", "source"], rows
+        structures = ", ".join(about.get("structures", ())) or "all"
+        rows.append(
+            [name, allocation, SCORES.entry(score).summary, needs, structures, about.get("source", "")]
+        )
+    return ["method", "compared", "score", "needs", "structures", "source"], rows
 
 
 def _architectures() -> Rows:

@@ -21,7 +21,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
-from pruning import catalogue, records
+from pruning import catalogue, plugins, records
 from pruning.config import PARTS, RunConfig, option, resolve
 from pruning.console import Console
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
@@ -138,8 +138,13 @@ def _watching(console: Console) -> Iterator[Watcher]:
 @app.command("list")
 def list_choices(
     what: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(catalogue.KINDS)}.")] = None,
+    plugin: Annotated[
+        Path | None, typer.Option(help="Python file that registers choices of your own.")
+    ] = None,
 ) -> None:
     """Show what there is to choose from: methods, architectures, data sets, schedules, ..."""
+    if plugin is not None:
+        plugins.load(plugin)
     console = Console()
     for kind in catalogue.KINDS if what is None else [catalogue.kind(what)]:
         console.table(kind, *catalogue.table(kind))

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.errors import PruningError
 from pruning.layers import CONVOLUTIONS, Layer
@@ -130,21 +129,19 @@ def synaptic_flow(
 ) -> Collected:
     """dR/d abs(w), R being the sum of the outputs for an image of ones when every parameter is its absolute value.
 
-    Only the shape of the first inputs is looked at. Nothing is subtracted on the way (running means count as zero), so
-    that R is the sum over all paths of the product of what lies on them (Tanaka et al. 2020, equation 2). In double
-    precision where the device has it, and scaled to a largest value of 1: only the order of the scores matters.
+    Only the shape of the first inputs is looked at. Nothing is added or subtracted on the way (biases and running means
+    count as zero), so that R is the sum over all paths of the product of what lies on them (Tanaka et al. 2020,
+    equation 2). With biases, a layer behind which they suffice could be emptied. In double precision where the device
+    has it, and scaled to a largest value of 1: only the order of the scores matters.
     """
     inputs, _ = next(iter(_on_device(batches, layers)))
     exact = torch.float32 if inputs.device.type == "mps" else torch.float64
     tensors = _stand_ins(model, layers)
-    means = {
-        f"{name}.running_mean" if name else "running_mean"
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
+    positive = {
+        name: value.detach().to(exact).abs().requires_grad_() for name, value in tensors.scored.items()
     }
-    positive = {name: value.detach().to(exact).abs().requires_grad_() for name, value in tensors.scored.items()}
     fixed = {
-        name: value if not value.is_floating_point() else value.to(exact).abs().mul_(name not in means)
+        name: value.to(exact).abs().mul_(not _is_added(name)) if value.is_floating_point() else value
         for name, value in tensors.fixed.items()
     }
     with as_evaluated(model):
@@ -153,6 +150,12 @@ def synaptic_flow(
         found = torch.autograd.grad(total, list(positive.values()), allow_unused=True, materialize_grads=True)
     largest = max(float(flow.max()) for flow in found) or 1.0
     return {name: (flow / largest).float() for name, flow in zip(positive, found, strict=True)}
+
+
+def _is_added(name: str) -> bool:
+    """Is this a tensor that a layer adds or subtracts, and does not multiply with?"""
+    own = name.rpartition(".")[2]
+    return "bias" in own or own == "running_mean"
 
 
 COLLECTORS: dict[str, Callable[..., Collected]] = {
@@ -215,7 +218,9 @@ def _on_device(batches: Batches, layers: Sequence[Layer]) -> Iterator[tuple[Tens
         dtype = like.dtype if inputs.is_floating_point() else inputs.dtype
         yield inputs.to(like.device, dtype), targets.to(like.device)
     if empty:
-        raise PruningError("Scoring needs at least one batch of (inputs, targets); the batches given are empty.")
+        raise PruningError(
+            "Scoring needs at least one batch of (inputs, targets); the batches given are empty."
+        )
 
 
 def _input_sums(
@@ -229,10 +234,8 @@ def _input_sums(
         for module in model.modules()
         if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and id(module.weight) in names
     ]
-    _refuse_unseen_inputs(layers)
-    sums = {
-        name: torch.zeros(_features(module), device=module.weight.device) for module, name in holders
-    }
+    refuse_unseen_inputs(layers)
+    sums = {name: torch.zeros(_features(module), device=module.weight.device) for module, name in holders}
     counts = dict.fromkeys(sums, 0)
 
     def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -257,8 +260,8 @@ def _input_sums(
     return sums, counts
 
 
-def _refuse_unseen_inputs(layers: Sequence[Layer]) -> None:
-    """Attention and recurrent layers compute inside: what their weights multiply is not handed to any module."""
+def refuse_unseen_inputs(layers: Sequence[Layer]) -> None:
+    """PruningError for layers that compute inside (attention, recurrent): no module is handed what they multiply."""
     unseen = [
         layer.name
         for layer in layers

@@ -19,11 +19,13 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pruning import methods, models
+from pruning import methods, models, plugins
+from pruning.allocation import read_by_layer
 from pruning.errors import PruningError
 from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unknown
+from pruning.structure import fixed_sparsity
 
-AMOUNTS = ("sparsity", "compression", "count")
+AMOUNTS = ("sparsity", "compression", "count", "layer_sparsity")
 DEFAULT_SPARSITY = 0.9
 DEFAULT_ROUNDS = 3
 LARGEST_CONFIG_FILE = (
@@ -138,6 +140,10 @@ class Pruning(Part):
         ge=0,
         description="Instead: how many weights to remove (from each layer, for layerwise methods).",
     )
+    layer_sparsity: str | None = Field(
+        None, description='Instead: fractions by kind or name of layer, such as "conv=0.2 linear=0.4".'
+    )
+    floor: float = Field(0.0, ge=0, le=1, description="Fraction of its weights that every layer keeps.")
     rounds: int = Field(DEFAULT_ROUNDS, ge=1, description="Prune and fine-tune steps; one_shot has 1.")
     schedule: str = Field(
         "geometric", description="How the amount grows over the rounds (see `list schedules`)."
@@ -149,6 +155,7 @@ class Pruning(Part):
     )
     prune_classifier: bool = Field(False, description="Prune the last layer too.")
     score_batches: int = Field(8, ge=1, description="Training batches that scores which need data look at.")
+    plugin: Path | None = Field(None, description="Python file that registers scores, ... of your own.")
 
     @field_validator("method")
     @classmethod
@@ -164,7 +171,21 @@ class Pruning(Part):
     @field_validator("structure")
     @classmethod
     def _known_structure(cls, name: str) -> str:
-        return STRUCTURES.entry(name).name
+        STRUCTURES.get(name)
+        fixed_sparsity(name)
+        return name
+
+    @field_validator("layer_sparsity")
+    @classmethod
+    def _fractions_by_layer(cls, text: str | None) -> str | None:
+        if text is not None:
+            read_by_layer(text)
+        return text
+
+    @model_validator(mode="after")
+    def _method_goes_with_structure(self) -> Self:
+        methods.check(self.method, self.structure)
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -187,6 +208,26 @@ class Pruning(Part):
                 "leave --rounds out, or choose geometric or linear."
             )
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _amount_of_structure(cls, values: dict[str, Any]) -> dict[str, Any]:
+        structure = values.get("structure")
+        fixed = fixed_sparsity(structure) if isinstance(structure, str) else None
+        if fixed is None:
+            return values
+        for name in AMOUNTS:
+            given = values.get(name)
+            if given is not None and (name != "sparsity" or _number(given) != fixed):
+                raise PruningError(
+                    f"--structure {structure} removes exactly {fixed:g}, which {option(name)} {given} contradicts; "
+                    f"leave {option(name)} out."
+                )
+        if _number(values.get("rounds", 1)) != 1:
+            raise PruningError(
+                f"--structure {structure} removes all it removes in one round; leave --rounds out."
+            )
+        return {**values, "sparsity": fixed, "rounds": 1}
 
 
 class Finetuning(Part):
@@ -243,7 +284,8 @@ class Record(Part):
     def _name_stays_in_folder(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}", name):
             raise PruningError(
-                f"--name {name!r}: a run's name is made of letters, digits and . _ = + -, and begins with one of the first two."
+                f"--name {name!r}: a run's name is made of letters, digits and . _ = + -, "
+                "and begins with one of the first two."
             )
         return name
 
@@ -283,14 +325,20 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
     def identity(self) -> dict[str, Any]:
         """The fields that determine the result, and so which run this is."""
         parts = [part for part in PARTS if part is not Record]
-        return {**self.of_parts(parts), "dry_run": self.dry_run}
+        contents = {} if self.plugin is None else {"plugin_contents": plugins.digest(self.plugin)}
+        return {**self.of_parts(parts), "dry_run": self.dry_run, **contents}
 
     def run_name(self) -> str:
         """The folder's name: --name, or the main choices and eight digits of a hash over all that matter."""
         if self.name is not None:
             return self.name
         kind, value = next((kind, getattr(self, kind)) for kind in AMOUNTS if getattr(self, kind) is not None)
-        words = [self.dataset, self.arch_word(), self.method, f"{kind}{value:g}", f"seed{self.seed}"]
+        amount = (
+            re.sub(r"[^A-Za-z0-9._=]+", "_", value)[:40] if isinstance(value, str) else f"{kind}{value:g}"
+        )
+        words = [self.dataset, self.arch_word(), self.method, amount, f"seed{self.seed}"]
+        if self.structure != "weight":
+            words.insert(3, self.structure.replace(":", "of"))
         words.append(digest(self.identity())[:8])
         if self.dry_run:
             words.insert(0, "dry-run")
@@ -320,6 +368,8 @@ def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
     for name in values:
         if name not in RunConfig.model_fields:
             raise _in_file(file, unknown("option", name, RunConfig.model_fields))
+    if values.get("plugin") is not None:
+        plugins.load(Path(str(values["plugin"])))
     try:
         config = RunConfig.model_validate(values)
         return _dry(config) if config.dry_run else config
@@ -382,6 +432,14 @@ def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 def option(name: str) -> str:
     """A field's spelling on the command line: max_lr -> --max-lr."""
     return "--" + name.replace("_", "-")
+
+
+def _number(given: Any) -> float | None:
+    """An option's value as a number; None if it is none, which its own check will say."""
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        return None
 
 
 def _options(names: Iterable[str]) -> str:

@@ -49,7 +49,9 @@ def tiles_of(structure: str, layers: Sequence[Layer]) -> dict[str, Tile]:
     return found
 
 
-def coupled_bundles(structure: str, model: nn.Module, images: Tensor, layers: Sequence[Layer]) -> list[Bundle]:
+def coupled_bundles(
+    structure: str, model: nn.Module, images: Tensor, layers: Sequence[Layer]
+) -> list[Bundle]:
     """The filters of `layers` bundled by the channels that they make, with biases and batch normalisation along.
 
     images: like those that the network is for; one is sent through a copy, to see how layers are connected. Raises
@@ -65,7 +67,9 @@ def coupled_bundles(structure: str, model: nn.Module, images: Tensor, layers: Se
     refused = {layer.name: obstacles.get(layer.module, "its channels cannot be followed") for layer in layers}
     bundles = []
     for group in groups:
-        tiled = [name for name in group.members if modules[name].weight is not None and _is_layer(modules[name])]
+        tiled = [
+            name for name in group.members if modules[name].weight is not None and _is_layer(modules[name])
+        ]
         pruned = [name for name in tiled if name in by_module]
         if not pruned:
             continue
@@ -96,7 +100,9 @@ def _is_layer(module: nn.Module) -> bool:
 def _does_not_fit(structure: str, refused: Mapping[str, str]) -> PruningError:
     reasons = "; ".join(f"{name} ({reason})" for name, reason in refused.items())
     excluded = " ".join(f"--exclude {name}" for name in refused)
-    return PruningError(f"Structure {structure} does not fit {reasons}. Leave out what it does not fit: {excluded}.")
+    return PruningError(
+        f"Structure {structure} does not fit {reasons}. Leave out what it does not fit: {excluded}."
+    )
 
 
 def rows(weight: Tensor, tile: Tile) -> Tensor:
@@ -142,7 +148,7 @@ def together(parts: Sequence[Tensor], how: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The groups of one bundle: `scores` (1-d), which of them are `gone` already, and how many weights each `weighs`."""
+    """The groups of one bundle: `scores` (1-d), which are `gone` already, and how many weights each `weighs`."""
 
     scores: Tensor
     gone: Tensor
@@ -159,8 +165,12 @@ def merged(groups: Iterable[Group], bundles: Sequence[Bundle]) -> list[tuple[lis
         touched = [one for one in found if one[0] & bundle.tiles.keys()]
         if len(touched) > 1:
             found = [one for one in found if one not in touched]
-            found.append((set().union(*(names for names, _ in touched)), sum(number for _, number in touched)))
-    return [([bundle for bundle in bundles if names & bundle.tiles.keys()], number) for names, number in found]
+            found.append(
+                (set().union(*(names for names, _ in touched)), sum(number for _, number in touched))
+            )
+    return [
+        ([bundle for bundle in bundles if names & bundle.tiles.keys()], number) for names, number in found
+    ]
 
 
 def lowest(candidates: Sequence[Candidates], remove: int, floor: float) -> list[Tensor]:

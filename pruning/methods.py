@@ -1,8 +1,8 @@
 """The names of methods, and which score goes with which allocation and structure.
 
 A method is `{allocation}_{score}` for every allocation and score; a score that goes with one allocation only is a
-method of its own name. Names and facts come from the registries, so that asking for them imports no torch; what a method
-does is in `pruning.step`.
+method of its own name. Names and facts come from the registries, so that asking for them imports no torch; what a
+method does is in `pruning.step`.
 """
 
 from __future__ import annotations

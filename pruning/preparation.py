@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pruning import data, machine, models, records, run_files
-from pruning.allocation import Amount, LayerSize
+from pruning.allocation import Amount, LayerSize, read_by_layer
 from pruning.config import RunConfig, resolve
 from pruning.dense import basis
 from pruning.errors import PruningError
@@ -17,6 +17,7 @@ from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.methods import split
 from pruning.session import Clock, Observer, Session
+from pruning.step import check
 from pruning.targets import amounts, sparsity_for_compression
 
 DRY_BATCHES = 2  # of every pass over the data, in a dry run
@@ -42,6 +43,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
     torch.manual_seed(machine.derive_seed(config.seed, "weights"))
     model = _build(config, images, device)
     chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
+    check(model, config.method, config.structure, chosen, torch.zeros(1, *images.shape, device=device))
     return Session(
         config=config,
         device=device,
@@ -106,5 +108,6 @@ def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer]) -> list[tup
         sparsity = sparsity_for_compression(config.compression, size.count(model).parameters, total)
         asked = Amount(sparsity=sparsity)
     else:
-        asked = Amount(config.sparsity, config.count)
+        by_layer = None if config.layer_sparsity is None else read_by_layer(config.layer_sparsity)
+        asked = Amount(config.sparsity, config.count, by_layer)
     return amounts(asked, split(config.method)[0], config.schedule, config.rounds, sizes)

@@ -71,7 +71,9 @@ class Registry:
     def entries(self) -> dict[str, Entry]:
         """Every choice by name, in the order of the source, without importing any of them."""
         if self._read is None:
-            self._read = {entry.name: entry for path, module in _sources(self.home) for entry in _scan(path, module)}
+            self._read = {
+                entry.name: entry for path, module in _sources(self.home) for entry in _scan(path, module)
+            }
         return {**self._read, **self._entries}
 
     def names(self) -> list[str]:
@@ -98,7 +100,9 @@ class Registry:
             return function
         numbers = entry.numbers(name)
         if numbers is None:
-            raise PruningError(f"The {self.kind} {name} needs numbers: write {entry.about['example']}, for one.")
+            raise PruningError(
+                f"The {self.kind} {name} needs numbers: write {entry.about['example']}, for one."
+            )
         return partial(function, *numbers)
 
 

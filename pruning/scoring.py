@@ -101,7 +101,9 @@ def gradient_magnitude(weights: Weights) -> Tensor:
     return (weights.value * weights.gradient).abs_()
 
 
-@SCORES.register("snip", needs=["gradient"], elementwise=True, source="Lee et al. 2019, arXiv 1810.02340, eq. 6")
+@SCORES.register(
+    "snip", needs=["gradient"], elementwise=True, source="Lee et al. 2019, arXiv 1810.02340, eq. 6"
+)
 def connection_sensitivity(weights: Weights) -> Tensor:
     """abs(w x dL/dw), at initialisation (--epochs 0)
 

@@ -19,12 +19,12 @@ from torch.nn import functional
 
 from pruning import grouping, methods
 from pruning.allocation import Amount, Group, LayerSize
-from pruning.collecting import COLLECTORS, Batches, Loss
+from pruning.collecting import COLLECTORS, Batches, Loss, refuse_unseen_inputs
 from pruning.errors import PruningError
 from pruning.grouping import Bundle, Candidates
 from pruning.layers import Layer, prunable
 from pruning.masks import Masks
-from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES
+from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES, unknown
 from pruning.scoring import Weights, layer_seed
 from pruning.selection import LOWEST, Source, smallest
 from pruning.structure import Tile, fixed_sparsity
@@ -79,7 +79,7 @@ def choose(
 ) -> Masks:
     """The masks with which `method` prunes `model`; the model stays as it is, bit for bit.
 
-    method: `{allocation}_{score}` (global_mag, layer_grad, ...), or the name of one that fixes both (lamp, random, ...).
+    method: `{allocation}_{score}` (global_mag, layer_grad, ...), or one with a name of its own (lamp, random, ...).
     sparsity: the fraction of the prunable weights to remove, 0 to 1 (0.9 if no count is given either); or fractions by
         kind of layer or name pattern, {"conv": 0.2, "linear": 0.4}; or
     count: the number of weights to remove. A count above a layer's size (layerwise) or the network's empties it.
@@ -96,8 +96,8 @@ def choose(
     loss: ``(outputs, targets) -> Tensor``, the mean over a batch.
     stage: the context in which "scoring" (looking at the batches) and "masking" (all the rest) are done, to time them.
 
-    Raises PruningError for an unknown method or structure, a method that has no meaning for the structure, an amount out
-    of range, layers that the structure does not fit, batches that are needed and missing, nothing to prune, scores that
+    Raises PruningError for an unknown method or structure, a method that has no meaning for the structure, an amount
+    out of range, layers that the structure does not fit, batches that are needed and missing, nothing to prune, scores that
     are not finite, a floor that leaves too little to remove, and earlier masks that are of another network.
     """
     methods.check(method, structure)
@@ -121,7 +121,7 @@ def choose(
     for step in range(1, iterations + 1):
         with stage("scoring"):
             now = _without_removed(layers, kept) if kept and iterations > 1 else layers
-            collected = _collect(about["needs"], method, model, now, batches, loss)
+            collected = _collect(about.get("needs", []), method, model, now, batches, loss)
         with stage("masking"):
             scored = Scored(layers, score, seed, kept, collected)
             share = [_share(group, earlier, step / iterations, layers) for group in groups]
@@ -137,12 +137,24 @@ def choose(
         )
 
 
+def check(model: nn.Module, method: str, structure: str, layers: Sequence[Layer], images: Tensor) -> None:
+    """PruningError if `method` and `structure` cannot prune these layers, as far as that shows without any data."""
+    methods.check(method, structure)
+    grouping.tiles_of(structure, layers)
+    if STRUCTURES.entry(structure).about.get("coupled"):
+        grouping.coupled_bundles(structure, model, images, layers)
+    if {"input norm", "mean input"} & set(SCORES.entry(methods.split(method)[1]).about.get("needs", [])):
+        refuse_unseen_inputs(layers)
+
+
 def _amount(sparsity: float | Mapping[str, float] | None, count: int | None, structure: str) -> Amount:
     """What was asked for, or what the structure comes to; PruningError if these contradict one another."""
     fixed = fixed_sparsity(structure)
     if fixed is not None and (count is not None or sparsity not in (None, fixed)):
         given = f"a count of {count}" if count is not None else f"a sparsity of {sparsity}"
-        raise PruningError(f"Structure {structure} removes exactly {fixed:g}: {given} contradicts it; leave it out.")
+        raise PruningError(
+            f"Structure {structure} removes exactly {fixed:g}: {given} contradicts it; leave it out."
+        )
     if isinstance(sparsity, Mapping):
         return Amount(count=count, by_layer=sparsity)
     if sparsity is None and count is None:
@@ -160,7 +172,7 @@ def _bundles(
     first = next(found, None)
     if first is None:
         raise PruningError(
-            f"Structure {structure} needs a batch of (inputs, targets), to see how the layers are connected: give batches."
+            f"Structure {structure} needs a batch of (inputs, targets), to see how layers are connected: give batches."
         )
     bundles = grouping.coupled_bundles(structure, model, first[0], layers)
     return bundles, batches if isinstance(batches, Sequence) else chain([first], found)
@@ -309,8 +321,8 @@ class Scored:
         scores = SCORES.get(self.score)(
             Weights(value, collected, range(layer.size), layer_seed(self.seed, name))
         )
-        _refuse_infinite(name, scores)
-        return scores.view(layer.shape)
+        _refuse_wrong(name, scores, value)
+        return scores
 
     def _gone(self, name: str) -> Tensor:
         """Where weights are removed already, by the masks or else by being zero."""
@@ -376,7 +388,7 @@ class ElementwiseScores:
         self, where: range | Tensor, values: Tensor, collected: dict[str, Tensor], gone: Tensor | None
     ) -> Tensor:
         scores = self.score(Weights(values.float(), collected, where, self.seed))
-        _refuse_infinite(self.name, scores)
+        _refuse_wrong(self.name, scores, values)
         if self.zeros_go_first:
             gone = values == 0
         # Not in place: a score may hand back the weights themselves.
@@ -424,7 +436,7 @@ def _source(layer: Layer, score: str, seed: int, kept: Tensor | None, collected:
         gone=None if kept is None else ~kept,
         zeros_go_first=kept is None and not about.get("zero_is_lowest", False),
     )
-    return scores if about["elementwise"] else scores.held()
+    return scores if about.get("elementwise", False) else scores.held()
 
 
 def _collect(
@@ -435,6 +447,9 @@ def _collect(
         raise PruningError(
             f"{method} needs the {' and '.join(needs)}: give batches, an iterable of (inputs, targets)."
         )
+    for need in needs:
+        if need not in COLLECTORS:
+            raise unknown("need of a score", need, COLLECTORS)
     found = {need: COLLECTORS[need](model, layers, batches, loss) for need in needs}
     return {layer.name: {need: values[layer.name] for need, values in found.items()} for layer in layers}
 
@@ -460,8 +475,14 @@ def _slice_length(device: torch.device) -> int:
     return CPU_SLICE * torch.get_num_threads() if device.type == "cpu" else DEVICE_SLICE
 
 
-def _refuse_infinite(name: str, scores: Tensor) -> None:
+def _refuse_wrong(name: str, scores: Tensor, values: Tensor) -> None:
     """A sum is the cheapest look at all of them; large finite scores may overflow it, hence the second look."""
+    if not isinstance(scores, Tensor) or scores.shape != values.shape or scores.dtype != torch.float32:
+        found = (scores.dtype, tuple(scores.shape)) if isinstance(scores, Tensor) else type(scores)
+        raise PruningError(
+            f"The score gave {found} for {name}: "
+            f"it must give a float32 tensor of the weights' shape {tuple(values.shape)}."
+        )
     if not isfinite(float(scores.sum())) and not bool(scores.isfinite().all()):
         raise PruningError(
             f"The scores of {name} are not all finite: its weights or gradients have diverged to NaN or infinity."

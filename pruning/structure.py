@@ -2,7 +2,8 @@
 
 A structure is a function ``(layer) -> Tile``: a box of the layer's weight tensor, with which the tensor is tiled. All
 weights of a tile go or stay together, by their scores taken together (see `scoring`, ``over_group``); or else, where a
-tile says how many weights it keeps, every tile keeps that many of its own. A tile of one weight is the plain sparse case.
+tile says how many weights it keeps, every tile keeps that many of its own. A tile of one weight is
+the plain sparse case.
 
 It is registered with ``source`` and, where that is so, with
 
@@ -90,7 +91,9 @@ def n_of_m(n: int, m: int, layer: LayerLike) -> Tile:
 def sparsity_of_n_of_m(n: int, m: int) -> Fraction:
     """The fraction that N:M removes. PruningError unless 0 < N < M."""
     if not 0 < n < m:
-        raise PruningError(f"{n}:{m} keeps {n} of every {m} weights: the first number must be from 1 to {m - 1}.")
+        raise PruningError(
+            f"{n}:{m} keeps {n} of every {m} weights: the first number must be from 1 to {m - 1}."
+        )
     return 1 - Fraction(n, m)
 
 

@@ -14,8 +14,8 @@ def amounts(
 ) -> list[tuple[float, Amount]]:
     """For each round the sparsity that the prunable weights shall have reached, and the amount to remove by then.
 
-    Amounts are cumulative, from the dense network on. A count, or fractions by layer, grow in the same proportions as the
-    sparsity that they come to, and end as exactly themselves.
+    Amounts are cumulative, from the dense network on. A count, or fractions by layer, grow in the same proportions as
+    the sparsity that they come to, and end as exactly themselves.
     """
     total = sum(size.size for size in sizes)
     groups = ALLOCATIONS.get(allocation)(sizes, asked)

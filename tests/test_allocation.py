@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,9 +62,9 @@ def test_a_count_is_a_whole_number(count: float) -> None:
 
 
 def test_an_amount_is_one_of_the_two() -> None:
-    for given in ({}, {"sparsity": 0.5, "count": 3}):
+    for both in ({}, {"sparsity": 0.5, "count": 3}):
         with pytest.raises(PruningError, match="exactly one"):
-            Amount(**given)
+            Amount(**both)
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS.names())
@@ -122,7 +121,7 @@ def test_fractions_by_layer_that_cannot_be_read(text: str, message: str) -> None
 
 
 def test_a_pattern_that_fits_nothing_and_a_layer_without_one_are_refused() -> None:
-    with pytest.raises(PruningError, match="Unknown layer or kind of layer 'lineer'. Did you mean linear"):
+    with pytest.raises(PruningError, match=r"Unknown layer or kind of layer 'lineer'\. Did you mean linear"):
         per_layer(NET, Amount(by_layer={"*": 0.1, "lineer": 0.5}))
     with pytest.raises(PruningError, match=r"No sparsity is given for conv1\.weight \(conv\)"):
         per_layer(NET, Amount(by_layer={"linear": 0.5}))
@@ -137,7 +136,9 @@ def test_the_first_layer_is_spared_and_the_others_lose_its_part() -> None:
         Group(("b",), 3),
         Group(("c",), 1),
     ]
-    with pytest.raises(PruningError, match=r"spares the first layer, a: at most 6 of 16 .*sparsity 0\.375\), not 8"):
+    with pytest.raises(
+        PruningError, match=r"spares the first layer, a: at most 6 of 16 .*sparsity 0\.375\), not 8"
+    ):
         uniform_but_the_first(LAYERS, Amount(sparsity=0.5))
 
 

@@ -21,7 +21,8 @@ from pruning.collecting import (
 )
 from pruning.errors import PruningError
 from pruning.layers import prunable
-from pruning.scoring import Weights, gradient_flow, synaptic_flow as flow_score
+from pruning.scoring import Weights, gradient_flow
+from pruning.scoring import synaptic_flow as flow_score
 
 Batch = tuple[Tensor, Tensor]
 
@@ -160,8 +161,12 @@ def test_input_norms_and_means_of_a_grouped_convolution() -> None:
     for output in range(4):
         for own in range(2):
             channel = 2 * (output // 2) + own  # outputs 0 and 1 read channels 0 and 1, the others 2 and 3
-            assert norms["3.weight"][output, own, 0, 0] == pytest.approx(float(expected_norms[channel]), rel=1e-5)
-            assert means["3.weight"][output, own, 2, 1] == pytest.approx(float(expected_means[channel]), rel=1e-5)
+            assert norms["3.weight"][output, own, 0, 0] == pytest.approx(
+                float(expected_norms[channel]), rel=1e-5
+            )
+            assert means["3.weight"][output, own, 2, 1] == pytest.approx(
+                float(expected_means[channel]), rel=1e-5
+            )
 
 
 def test_inputs_of_linear_and_transposed_layers_by_hand() -> None:
@@ -171,7 +176,10 @@ def test_inputs_of_linear_and_transposed_layers_by_hand() -> None:
     assert input_means(linear, prunable(linear), data)["weight"].tolist() == [[3.5, 0.5]] * 3
     transposed = nn.ConvTranspose1d(2, 3, 1)
     data = [(torch.tensor([[[3.0, 4.0], [0.0, 2.0]]]), torch.zeros(1))]
-    assert input_norms(transposed, prunable(transposed), data)["weight"][:, :, 0].tolist() == [[5.0] * 3, [2.0] * 3]
+    assert input_norms(transposed, prunable(transposed), data)["weight"][:, :, 0].tolist() == [
+        [5.0] * 3,
+        [2.0] * 3,
+    ]
 
 
 def test_a_weight_used_twice_sees_the_inputs_of_both_and_an_unused_one_none() -> None:
@@ -203,7 +211,9 @@ def test_inputs_that_no_module_is_handed_are_refused_by_name() -> None:
 
     net = Attending()
     data = [(torch.randn(2, 3, 4), torch.tensor([0, 1]))]
-    with pytest.raises(PruningError, match=r"inputs of attention\.in_proj_weight, attention\.out_proj\.weight cannot"):
+    with pytest.raises(
+        PruningError, match=r"inputs of attention\.in_proj_weight, attention\.out_proj\.weight cannot"
+    ):
         input_norms(net, prunable(net), data)
     assert all(found.any() for found in hessian_gradients(net, prunable(net), data).values())
 

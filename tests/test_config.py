@@ -42,6 +42,42 @@ def test_rounds_follow_the_schedule() -> None:
         resolve({"schedule": "one_shot", "rounds": 4})
 
 
+def test_a_structure_that_fixes_the_amount_is_one_round_of_it() -> None:
+    config = resolve({"structure": "1:4", "method": "layer_mag"})
+    assert (config.sparsity, config.rounds) == (0.75, 1)
+    assert resolve({"structure": "2:4", "method": "layer_mag", "sparsity": "0.50"}).sparsity == 0.5
+    assert resolve(config.plain()) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"structure": "2:4", "method": "global_mag"},
+            "Structure 2:4 goes with the allocation layer only, not with global_mag",
+        ),
+        (
+            {"structure": "2:4", "sparsity": "0.9"},
+            "--structure 2:4 removes exactly 0.5, which --sparsity 0.9 contradicts",
+        ),
+        (
+            {"structure": "2:4", "count": 3},
+            "--structure 2:4 removes exactly 0.5, which --count 3 contradicts",
+        ),
+        ({"structure": "2:4", "rounds": "3"}, "in one round; leave --rounds out"),
+        ({"structure": "4:2"}, "4:2 keeps 4 of every 2 weights"),
+        ({"structure": "block"}, "block needs numbers: write block4x4"),
+        ({"structure": "filter", "method": "lamp"}, "Method lamp goes with the structure weight only"),
+        ({"layer_sparsity": "conv"}, "write conv=0.2 linear=0.4"),
+        ({"layer_sparsity": "conv=0.2", "count": 3}, "--count and --layer-sparsity both say how much"),
+        ({"floor": 2}, "--floor 2"),
+    ],
+)
+def test_structures_and_fractions_that_make_no_run(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(PruningError, match=sentence):
+        resolve({"method": "layer_mag", **options})
+
+
 def test_a_folder_of_images_is_the_data_set_unless_one_is_named(tmp_path: Path) -> None:
     assert resolve({"data": tmp_path}).dataset == "folder"
     assert resolve({"data": tmp_path, "dataset": "fashion_mnist"}).dataset == "fashion_mnist"
@@ -121,7 +157,12 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
             },
         )
     )
-    amounts = {"sparsity": st.floats(0, 1), "compression": st.floats(1, 1e6), "count": st.integers(0, 10**12)}
+    amounts = {
+        "sparsity": st.floats(0, 1),
+        "compression": st.floats(1, 1e6),
+        "count": st.integers(0, 10**12),
+        "layer_sparsity": st.sampled_from(["conv=0.2 linear=0.4", "*=0.5"]),
+    }
     amount = draw(st.sampled_from(AMOUNTS))
     return {**values, amount: draw(amounts[amount])}
 

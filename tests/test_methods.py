@@ -26,7 +26,11 @@ def test_every_allocation_goes_with_every_score_that_does_not_fix_it() -> None:
 @pytest.mark.parametrize(
     ("method", "structure", "reason"),
     [
-        ("global_mag", "2:4", "goes with the allocation layer only, .* within each M weights only.*choose layer_mag"),
+        (
+            "global_mag",
+            "2:4",
+            "goes with the allocation layer only, .* within each M weights only.*choose layer_mag",
+        ),
         ("synflow", "4:8", "goes with the allocation layer only.*choose another score"),
         ("lamp", "filter", "goes with the structure weight only.*among the single weights"),
         ("layer_l1", "weight", "goes with the structure filter or block only.*it is mag"),
@@ -39,7 +43,12 @@ def test_what_has_no_meaning_is_refused_with_the_reason(method: str, structure: 
 
 
 def test_what_has_a_meaning_is_not() -> None:
-    for method, structure in (("layer_mag", "2:4"), ("global_l1", "filter"), ("synflow", "filter"), ("lamp", "weight")):
+    for method, structure in (
+        ("layer_mag", "2:4"),
+        ("global_l1", "filter"),
+        ("synflow", "filter"),
+        ("lamp", "weight"),
+    ):
         check(method, structure)
 
 

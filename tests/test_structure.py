@@ -41,7 +41,11 @@ def test_tiles_by_hand(name: str, layer: OneLayer, tile: Tile) -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "reason"),
     [
-        ("filter", OneLayer((12, 4), "attention", "MultiheadAttention"), "not a channel of the network: it is attention"),
+        (
+            "filter",
+            OneLayer((12, 4), "attention", "MultiheadAttention"),
+            "not a channel of the network: it is attention",
+        ),
         ("filter", OneLayer((4,), "other"), "not a channel"),
         ("block4x4", OneLayer((6, 4, 3, 3)), "its 6 outputs do not divide by 4"),
         ("block4x4", OneLayer((4, 1, 3, 3)), "its 1 inputs do not divide by 4"),
@@ -53,7 +57,9 @@ def test_tiles_by_hand(name: str, layer: OneLayer, tile: Tile) -> None:
         ("N:M", OneLayer((4, 4)), "needs numbers: write 2:4"),
     ],
 )
-def test_a_layer_that_does_not_fit_is_refused_with_the_reason(name: str, layer: OneLayer, reason: str) -> None:
+def test_a_layer_that_does_not_fit_is_refused_with_the_reason(
+    name: str, layer: OneLayer, reason: str
+) -> None:
     with pytest.raises(PruningError, match=reason):
         STRUCTURES.get(name)(layer)
 

@@ -1,0 +1,161 @@
+"""Every score with every structure and every allocation: it prunes by exact counts, or is refused with a reason.
+
+The network is `my`; what a structure does not fit there (2:4 in a layer of 6 inputs) is left out, as its message says.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise, product
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from pruning import Masks, PruningError, methods
+from pruning.allocation import Amount, LayerSize
+from pruning.layers import prunable
+from pruning.models import build
+from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES
+from pruning.step import choose
+
+SPARSITY = 0.15  # what uniform_plus can take from the second of two layers
+STRUCTURES_TO_TRY = [entry.about.get("example", name) for name, entry in STRUCTURES.entries().items()]
+NOT_FITTING = {"2:4": ["conv1", "conv2"], "block4x4": ["conv1", "conv2"]}
+
+
+def method_of(allocation: str, score: str) -> str:
+    return score if "allocation" in SCORES.entry(score).about else f"{allocation}_{score}"
+
+
+EVERY = [
+    (method_of(allocation, score), structure)
+    for score, structure, allocation in product(SCORES.names(), STRUCTURES_TO_TRY, ALLOCATIONS.names())
+    if SCORES.entry(score).about.get("allocation", allocation) == allocation
+]
+
+
+@cache
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build("my", classes=10, shape=(1, 28, 28))
+
+
+@cache
+def batches() -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(1)
+    return [(torch.randn(6, 1, 28, 28), torch.randint(10, (6,))) for _ in range(2)]
+
+
+def is_refused(method: str, structure: str) -> str | None:
+    """The reason why two choices do not go together, as registered."""
+    allocation, score = methods.split(method)
+    tile, about = STRUCTURES.entry(structure), SCORES.entry(score).about
+    if allocation not in tile.about.get("allocations", [allocation]):
+        return str(tile.about["reason"])
+    return str(about["reason"]) if tile.name not in about.get("structures", [tile.name]) else None
+
+
+@pytest.mark.parametrize(("method", "structure"), EVERY)
+def test_every_combination_prunes_exactly_or_is_refused_with_its_reason(method: str, structure: str) -> None:
+    reason = is_refused(method, structure)
+    excluded = NOT_FITTING.get(structure, [])
+    if reason is not None:
+        with pytest.raises(PruningError, match=re.escape(reason)):
+            choose(network(), method, SPARSITY, batches=batches(), structure=structure, exclude=excluded)
+        return
+    if structure == "filter" and find_spec("torch_pruning") is None:
+        with pytest.raises(PruningError, match="needs torch-pruning"):
+            choose(network(), method, SPARSITY, batches=batches(), structure=structure)
+        return
+    if structure == "2:4":
+        masks = choose(network(), method, batches=batches(), structure=structure, exclude=excluded)
+        assert [layer.sparsity for layer in masks.layers()] == [0.5, 0.5]
+        return
+    masks = choose(network(), method, SPARSITY, batches=batches(), structure=structure, exclude=excluded)
+    layers = prunable(network(), exclude=excluded)
+    sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers]
+    for group in ALLOCATIONS.get(methods.split(method)[0])(sizes, Amount(SPARSITY)):
+        exact_or_nearest(masks, group.names, group.remove, structure)
+
+
+def exact_or_nearest(masks: Masks, names: tuple[str, ...], remove: int, structure: str) -> None:
+    """Exactly `remove` single weights are gone; of groups so many that one more or one less is no nearer."""
+    removed = sum(int((~masks[name]).sum()) for name in names)
+    weigh = {"weight": lambda mask: 1, "filter": lambda mask: mask[0].numel(), "block4x4": lambda mask: 16}[
+        structure
+    ]
+    assert abs(removed - remove) <= max(weigh(masks[name]) for name in names) // 2
+    for name in names if structure == "filter" else ():
+        filters = masks[name].flatten(1)
+        assert torch.equal(filters.any(1), filters.all(1))
+
+
+# torch.nn.utils.prune on five networks
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape"),
+    [
+        ("my", (1, 28, 28)),
+        ("lenet_300_100", (1, 28, 28)),
+        ("resnet20", (3, 32, 32)),
+        ("vgg11_bn_cifar", (3, 32, 32)),
+        ("mobilenet_v2_cifar", (3, 32, 32)),
+    ],
+)
+def test_magnitude_masks_are_those_of_torch_on_five_networks(arch: str, shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    model = build(arch, classes=10, shape=shape)
+    layers = prunable(model)
+    # All magnitudes differ: which of equals goes first is not said by torch.
+    magnitudes = torch.randperm(sum(layer.size for layer in layers)).add_(1).float()
+    for layer, values in zip(layers, magnitudes.split([layer.size for layer in layers]), strict=True):
+        layer.parameter.data.copy_((layer.parameter.sign() * values.view(layer.shape)).detach())
+    chosen = choose(model, "global_mag", 0.8)
+    by_layer = choose(model, "layer_mag", 0.8)
+    for layer in layers:
+        own = torch_prune.L1Unstructured(0.8).compute_mask(layer.parameter.detach(), torch.ones(layer.shape))
+        assert torch.equal(by_layer[layer.name], own.bool())
+    torch_prune.global_unstructured(
+        [(model.get_submodule(layer.module), "weight") for layer in layers],
+        torch_prune.L1Unstructured,
+        amount=0.8,
+    )
+    for layer in layers:
+        module = model.get_submodule(layer.module)
+        assert torch.equal(chosen[layer.name], module.weight_mask.bool())  # type: ignore[union-attr, operator]
+
+
+# Collapse
+
+
+def deep() -> nn.Sequential:
+    """Layers of very different width, freshly initialised: a bottleneck in the middle."""
+    torch.manual_seed(0)
+    widths = [400, 400, 400, 400, 400, 20, 400, 400]
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(400, 10))
+
+
+def emptied(masks: Masks) -> list[str]:
+    return [layer.name for layer in masks.layers() if layer.nonzero == 0]
+
+
+def test_synflow_empties_no_layer_where_one_shot_magnitude_and_snip_do() -> None:
+    model = deep()
+    with torch.no_grad():
+        model[6].weight.mul_(0.05)  # type: ignore[union-attr, operator]
+    torch.manual_seed(1)
+    data = [(torch.randn(32, 400), torch.randint(10, (32,)))]
+    sparsity = 0.9995
+    assert emptied(choose(model, "global_mag", sparsity))
+    assert emptied(choose(model, "snip", sparsity, batches=data))
+    found = choose(model, "synflow", sparsity, batches=data)
+    assert found.removed == round(sparsity * found.total)
+    assert emptied(found) == []
