@@ -44,7 +44,9 @@ def test_what_has_no_t_is_refused(confidence: float, degrees: int) -> None:
 
 
 def test_a_summary_by_hand() -> None:
-    assert summarise([1.0, 2.0, 6.0]) == Summary(3.0, pytest.approx(7**0.5), 3)
+    summary = summarise([1.0, 2.0, 6.0])
+    assert summary == Summary(3.0, summary.std, 3)
+    assert summary.std == pytest.approx(7**0.5)
 
 
 def test_one_value_has_no_spread_and_no_interval() -> None:

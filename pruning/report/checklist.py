@@ -76,7 +76,7 @@ def _shortfall(series: Series) -> str:
     summaries = [point.summaries.get("compression_ratio") for point in series.points]
     ratios = [summary.mean for summary in summaries if summary is not None]
     missing = [str(c) for c in COMPRESSIONS if not any(abs(ratio / c - 1) <= TOLERANCE for ratio in ratios)]
-    words = [f"only {len(series.points)}"] if len(series.points) < OPERATING_POINTS else []
+    words = [f"only {len(series.points)} points"] if len(series.points) < OPERATING_POINTS else []
     words += [f"none near {', '.join(missing)}"] if missing else []
     return ", ".join(words)
 

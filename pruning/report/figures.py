@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from pruning.errors import PruningError
@@ -30,6 +31,7 @@ LINES = ("-", "--", "-.", ":")
 BASELINE_MARKERS = ("x", "+", "1", "2")
 WIDTH, HEIGHT = 4.8, 3.5  # inches, of the panel and its labels; the legend comes below
 LEGEND_ROW = 0.2  # inches
+WIDEST = 6.5  # inches that still are legible in a column of the page
 LONGEST_TITLE = 46  # characters
 FAR, NEAR = 10.0, 5.0  # percentage points below dense: worth a closer look at the top, and what that shows
 MOST_CELL_TEXTS = 40  # layers; with more, a cell is too low for a number
@@ -53,21 +55,25 @@ SVG_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 @dataclass(frozen=True)
 class Figure:
-    """A finished figure: file name without suffix, title and caption (plain text), and its two files' contents."""
+    """A finished figure: file name without suffix, title and caption (plain text), and its two files' contents.
+
+    A `wide` one is not to be shrunk to the width of a column.
+    """
 
     name: str
     title: str
     caption: str
     svg: str
     png: bytes
+    wide: bool
 
     def inline(self) -> str:
-        """The SVG as part of an HTML page: no declarations, and ids that no other figure has."""
-        body = self.svg[self.svg.index("<svg") :]
+        """The SVG as part of an HTML page: no declarations or comments, and ids that no other figure has."""
+        body = re.sub(r"<!--.*?-->", "", self.svg[self.svg.index("<svg") :], flags=re.DOTALL)
         body = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", body)
         body = re.sub(r'\bid="([^"]+)"', rf'id="{self.name}-\1"', body)
         body = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{self.name}-", body)
-        return body.replace("<svg ", f'<svg role="img" aria-label="{self.title}" ', 1)
+        return body.replace("<svg ", f'<svg role="img" aria-label="{escape(self.title)}" ', 1)
 
 
 @dataclass(frozen=True)
@@ -136,11 +142,11 @@ def series_styles(task: Task, methods: Iterable[str]) -> dict[str, Style]:
     """
     labels = [series.label for series in task.series]
     own = [series.method for series in task.series]
-    order = sorted(set(methods)) if len(set(own)) == len(own) else labels
-    keys = dict(zip(labels, own if order is not labels else labels, strict=True))
-    baselines = {series.label for series in task.series if is_random(series.method)}
-    places = {label: order.index(keys[label]) for label in labels}
-    return {label: _style(place, baseline=label in baselines) for label, place in places.items()}
+    order, keys = (sorted(set(methods)), own) if len(set(own)) == len(own) else (labels, labels)
+    return {
+        label: _style(order.index(key), baseline=is_random(method))
+        for label, key, method in zip(labels, keys, own, strict=True)
+    }
 
 
 def _style(place: int, *, baseline: bool) -> Style:
@@ -186,8 +192,8 @@ def _accuracy(
     figure = drawing(layout="constrained")
     panel = figure.add_subplot()
     survey = _draw_survey(panel, task, axis, metric)
-    for control in task.dense:
-        _draw_dense(panel, control.summaries[metric], control.label)
+    for place, control in enumerate(task.dense):
+        _draw_dense(panel, control.summaries[metric], control.label, LINES[place % len(LINES)])
     for series in task.series:
         _draw_series(panel, series, styles[series.label], axis, metric)
     panel.set_xlabel(axis.label)
@@ -235,8 +241,8 @@ def _draw_series(panel: Axes, series: Series, style: Style, axis: Axis, metric: 
     )
 
 
-def _draw_dense(panel: Axes, accuracy: Summary, label: str) -> None:
-    panel.axhline(accuracy.mean, color="#444444", linewidth=1, label=label)
+def _draw_dense(panel: Axes, accuracy: Summary, label: str, line: str) -> None:
+    panel.axhline(accuracy.mean, color="#444444", linewidth=1, linestyle=line, label=label)
     if accuracy.std is not None:
         low, high = accuracy.mean - accuracy.std, accuracy.mean + accuracy.std
         panel.axhspan(low, high, color="#444444", alpha=0.13, linewidth=0)
@@ -331,7 +337,8 @@ def _layers(
     panel.tick_params(length=0)
     panel.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     step = math.ceil(len(layers) / 60)
-    panel.set_yticks(range(0, len(layers), step), layers[::step])
+    size = "medium" if len(layers) <= MOST_CELL_TEXTS else "x-small"
+    panel.set_yticks(range(0, len(layers), step), layers[::step], fontsize=size)
     if len(layers) <= MOST_CELL_TEXTS:
         _write_cells(panel, cells)
     figure.colorbar(image, ax=panel, label="sparsity (%)", fraction=0.05, pad=0.03)
@@ -367,6 +374,7 @@ def _short(title: str) -> str:
 def _finish(figure: Drawing, name: str, title: str, caption: str) -> Figure:
     svg, png = io.StringIO(), io.BytesIO()
     metadata: dict[str, Any] = SVG_METADATA
+    wide = bool(figure.get_size_inches()[0] > WIDEST)
     figure.savefig(svg, format="svg", metadata=metadata)
     figure.savefig(png, format="png", dpi=200)
-    return Figure(name, title, caption, svg.getvalue(), png.getvalue())
+    return Figure(name, title, caption, svg.getvalue(), png.getvalue(), wide)

@@ -24,12 +24,12 @@ STYLE = """
 body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 1180px; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2, nav a, summary, caption { overflow-wrap: anywhere; }
+h2, nav a, summary { overflow-wrap: anywhere; }
 .checklist { list-style: none; padding: 0; } .checklist li { margin: .7rem 0; }
 h2 { font-size: 1.3rem; margin: 2.5rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.6rem 0 .5rem; }
 p, li { max-width: 75ch; overflow-wrap: anywhere; }
-.soft, figcaption, caption { color: var(--soft); font-size: .875rem; }
+.soft, figcaption { color: var(--soft); font-size: .875rem; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin-top: .8rem; }
 a { color: inherit; }
 .warnings { background: var(--warn); border-left: 4px solid var(--warn-line); padding: .6rem 1rem; margin: 1.2rem 0; }
@@ -40,17 +40,17 @@ figure { margin: 0; padding: .7rem; background: var(--card); border-radius: 8px;
 figure h4 { margin: 0 0 .5rem; font-size: .95rem; }
 .plot { background: #ffffff; border-radius: 5px; padding: .4rem; text-align: center; overflow-x: auto; }
 .plot svg { max-width: 100%; height: auto; }
+.wide { grid-column: 1 / -1; } .wide .plot { text-align: left; } .wide .plot svg { max-width: none; }
 figcaption { margin-top: .5rem; }
 @media (max-width: 600px) { main { padding: 1rem .6rem 3rem; } figure { padding: .5rem .3rem; } .plot { padding: 0; }
   figure h4, figcaption { margin-left: .3rem; } }
 .scroll { overflow-x: auto; margin: .5rem 0 1rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .3rem; }
 th, td { padding: .28rem .7rem .28rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-th { font-weight: 600; white-space: normal; vertical-align: bottom; }
+th { font-weight: 600; white-space: normal; vertical-align: bottom; min-width: 4.4rem; }
 th:first-child, td:first-child, .words td, .words th { text-align: left; }
-.words td { white-space: normal; overflow-wrap: anywhere; }
+.words td + td { white-space: normal; overflow-wrap: anywhere; }
 .met { color: var(--met); font-weight: 600; } .lacks { color: var(--lacks); font-weight: 600; }
 summary { cursor: pointer; margin: .6rem 0; }
 """
@@ -138,8 +138,9 @@ def _overview(task: Task, metric: str) -> str:
 
 
 def _figure(figure: Figure) -> str:
+    kind = ' class="wide"' if figure.wide else ""
     return (
-        f'<figure><h4>{escape(figure.title)}</h4><div class="plot">{figure.inline()}</div>'
+        f'<figure{kind}><h4>{escape(figure.title)}</h4><div class="plot">{figure.inline()}</div>'
         f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
     )
 
@@ -251,9 +252,9 @@ def _notes(tasks: Sequence[Task]) -> str:
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = "") -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    title = f'<p class="soft">{escape(caption)}</p>' if caption else ""
     attribute = f' class="{kind}"' if kind else ""
-    return f'<div class="scroll"><table{attribute}>{title}<tr>{head}</tr>{body}</table></div>'
+    return f'{title}<div class="scroll"><table{attribute}><tr>{head}</tr>{body}</table></div>'
 
 
 def _words(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
