@@ -90,7 +90,10 @@ def run(
             raise PruningError(f"Options of a run do not go with the command {context.invoked_subcommand!r}.")
         return
     if resume is not None:
-        options = {**records.saved_options(resume), **options}
+        if config_file is not None:
+            raise PruningError("--resume takes the options from the run's folder; leave --config out.")
+        place, config_file = records.saved_options(resume)
+        options = {**place, **options}
     config = resolve(options, config_file)
     console = Console(quiet=config.quiet)
     result = None if fresh or config.dry_run else records.finished(config)

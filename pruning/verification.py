@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.errors import PruningError
-from pruning.preparation import reopen
+from pruning.measure import size
+from pruning.preparation import DamagedRecordError, reopen
 from pruning.run_files import RunFolder, file_digest, record_digest
 from pruning.session import Observer, Session
 
@@ -26,7 +27,7 @@ class Check:
 
 
 def verify(folder: RunFolder, observer: Observer) -> list[Check]:
-    """Every check of the complete run in `folder`. PruningError if there is none, or its files cannot be read."""
+    """Every check of the complete run in `folder`. PruningError if there is none, or its data or code are missing."""
     result = folder.read_result()
     if result is None:
         raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
@@ -34,7 +35,7 @@ def verify(folder: RunFolder, observer: Observer) -> list[Check]:
     try:
         session, _ = reopen(folder, observer)
         checks += _measured(session, result)
-    except PruningError as error:
+    except DamagedRecordError as error:
         checks.append(Check("files", "fit this network", str(error), False))
     return checks
 
@@ -57,16 +58,10 @@ def _digests(folder: RunFolder, result: dict[str, Any]) -> list[Check]:
 
 def _measured(session: Session, result: dict[str, Any]) -> list[Check]:
     """What is counted and evaluated again on the network as it was saved."""
-    assert session.masks is not None
-    removed_and_nonzero = sum(
-        int(layer.parameter[~session.masks[layer.name].to(session.device)].count_nonzero())
-        for layer in session.layers
-        if layer.name in session.masks
-    )
+    removed_and_nonzero = _removed_and_nonzero(session)
     checks = [
         Check("removed weights that are not zero", "0", str(removed_and_nonzero), removed_and_nonzero == 0)
     ]
-    session.masks.apply(session.model)
     found = session.metrics(session.evaluate("verified"))
     checks += [_compare(name, result["final"].get(name), value) for name, value in found.items()]
     layers = {layer["name"]: layer for layer in result["layers"]}
@@ -77,6 +72,17 @@ def _measured(session: Session, result: dict[str, Any]) -> list[Check]:
                 Check(f"non-zero weights of {layer['name']}", str(recorded), str(layer["nonzero"]), False)
             )
     return checks
+
+
+def _removed_and_nonzero(session: Session) -> int:
+    """How many weights the masks remove that are not zero; they are afterwards. DamagedRecordError for other masks."""
+    assert session.masks is not None
+    before = size.count(session.model).nonzero_parameters
+    try:
+        session.masks.apply(session.model)
+    except PruningError as error:
+        raise DamagedRecordError(str(error)) from None
+    return before - size.count(session.model).nonzero_parameters
 
 
 def _compare(name: str, recorded: Any, found: Any) -> Check:
