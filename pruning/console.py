@@ -149,6 +149,24 @@ class Console:
             table.add_row(*(Text(cell) for cell in row))
         self._out.print(table)
 
+    def timings(self, section: Any) -> None:
+        """A section of `bench`: who took how long, beside the first."""
+        rows = [
+            [
+                timing.name,
+                _seconds(timing.median),
+                f"{_seconds(timing.lower)} to {_seconds(timing.upper)}",
+                f"{timing.ratio:.3g}",
+                "" if timing.extra_bytes is None else f"{timing.extra_bytes / 2**20:,.0f} MiB",
+            ]
+            for timing in section.timings
+        ]
+        self.table(
+            f"\n{section.title}, {section.timings[0].turns} turns",
+            ["", "median", "quartiles", "times the first", "extra memory"],
+            rows,
+        )
+
     def _layers_table(self, result: Mapping[str, Any]) -> Table:
         full, empty = ("█", "░") if self._can_show("█░") else ("#", ".")
         table = Table(title="layers", title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -280,6 +298,10 @@ def _comparison_table(result: Mapping[str, Any]) -> Table:
     table.caption = "* multiply-adds that remain, on paper: zeros alone make no network faster"
     table.caption_justify = "left"
     return table
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _percent(fraction: float) -> str:
