@@ -1,9 +1,9 @@
-"""Side-by-side timings on this machine: the pruning step, a fine-tuning step, an epoch, start-up; ours and the usual way.
+"""Side-by-side timings on this machine: the pruning step, a fine-tuning step, an epoch, start-up; ours and others.
 
-Everything in one section is timed in turns (A B C A B C ...), so that a machine that slows down slows all of them down.
-Times are medians with quartiles. Before each turn of the pruning step free memory is given back to the system: a process
-that prunes once has none to spare, and what one contender leaves must not be a gift to the next. Extra memory is the peak
-of a fresh process above what it held before.
+Everything in one section is timed in turns (A B C A B C ...), so that a machine that slows down slows all of them.
+Times are medians with quartiles. Before each turn of the pruning step free memory is given back to the system: a
+process that prunes once has none to spare, and what one contender leaves must not be a gift to the next. Extra memory
+is the peak of a fresh process above what it held before.
 """
 
 from __future__ import annotations

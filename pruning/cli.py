@@ -174,6 +174,48 @@ def verify(run: Annotated[Path, typer.Argument(help="Folder of a complete run.")
 
 
 @app.command()
+def measure(
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option("--batch-size", help="Images at once (may be repeated; default: 1 and 64)."),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Time for each batch size.")] = 2.0,
+) -> None:
+    """Time a run's pruned network beside the dense one on this machine."""
+    from pruning.measure import latency
+    from pruning.preparation import dense_twin, reopen
+
+    console = Console()
+    with _watching(console) as watcher:
+        session, _ = reopen(records.folder_at(run), watcher)
+        networks = {"dense": dense_twin(session), "pruned": session.model}
+        console.latencies(latency.compare(networks, session.data.shape, batch_size or (1, 64), seconds))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="dense, sparse, shrunk, torch-export or onnx.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to (default: in the run's folder).")
+    ] = None,
+) -> None:
+    """Write a run's network to a file, read it back and compare it with the run's on all test images."""
+    from pruning import export as exports
+    from pruning.preparation import reopen
+
+    console = Console()
+    with _watching(console) as watcher:
+        session, _ = reopen(records.folder_at(run), watcher)
+        images = session.data.test.batches(session.config.test_batch_size)
+        written = exports.export(session.model, to, out or session.folder.export(to), images, session.masks)
+    console.exported(written)
+
+
+@app.command()
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="End within a minute: fewer turns.")] = False,
     json_file: Annotated[

@@ -256,6 +256,9 @@ class Record(Part):
     name: str | None = Field(None, description="Name of the run's folder (default: made from the options).")
     log_interval: int = Field(100, ge=1, description="Batches between two lines of the log.")
     checkpoint_interval: float = Field(30.0, gt=0, description="Seconds between two checkpoints.")
+    measure_seconds: float = Field(
+        0.5, ge=0, description="Seconds of timing dense against pruned at each batch size; 0: no timing."
+    )
     save_model: bool = Field(False, description="Also save the final network at --save-path.")
     save_path: Path | None = Field(
         None, description="File for --save-model, .safetensors or .pt (default: ARCH-pruned.safetensors)."
@@ -270,7 +273,7 @@ class Record(Part):
     def _name_stays_in_folder(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}", name):
             raise PruningError(
-                f"--name {name!r}: a run's name is made of letters, digits and . _ = + -, and begins with one of the first two."
+                f"--name {name!r}: give letters, digits and . _ = + -, a letter or digit first."
             )
         return name
 

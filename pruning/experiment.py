@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,8 @@ from pruning.config import RunConfig
 from pruning.dense import dense_network
 from pruning.masks import FORMAT as MASKS_FORMAT
 from pruning.masks import Masks
-from pruning.preparation import check_outputs, prepare
+from pruning.measure import latency, storage
+from pruning.preparation import check_outputs, dense_twin, prepare
 from pruning.registry import FINETUNINGS
 from pruning.session import Observer, Session
 from pruning.step import choose
@@ -157,9 +159,8 @@ def finish(session: Session) -> dict[str, Any]:
     network = config.network_path()
     if network is not None:
         run_files.write_network(network, session.model.state_dict())
-    session.clock.lap()
     final = {key: value for key, value in progress.rounds[-1].items() if key in progress.dense}
-    result = {
+    result: dict[str, Any] = {
         "schema_version": run_files.SCHEMA_VERSION,
         "name": folder.path.name,
         "config": config.plain(),
@@ -168,9 +169,14 @@ def finish(session: Session) -> dict[str, Any]:
         "rounds": progress.rounds,
         "final": final,
         "layers": session.layer_table(),
-        "timing": {stage: progress.timing.get(stage, 0.0) for stage in STAGES},
+        "bytes": asdict(storage.weigh(session.model.state_dict())),
         "warnings": progress.warnings,
     }
+    if config.measure_seconds > 0:
+        networks = {"dense": dense_twin(session), "pruned": session.model}
+        result["measured"] = latency.compare(networks, session.data.shape, seconds=config.measure_seconds)
+    session.clock.lap()
+    result["timing"] = {stage: progress.timing.get(stage, 0.0) for stage in STAGES}
     session.emit("result", path=str(folder.path), **final)
     return folder.write_result(result)
 

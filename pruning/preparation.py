@@ -39,7 +39,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
         ),
     )
     torch.manual_seed(machine.derive_seed(config.seed, "weights"))
-    model = _build(config, images, device)
+    model = build_network(config, images, device)
     chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
     return Session(
         config=config,
@@ -98,11 +98,20 @@ def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, di
     return session, result
 
 
+def dense_twin(session: Session) -> nn.Module:
+    """A network like the session's of which nothing is removed, to be timed beside it.
+
+    It has weights as drawn at random, not the trained ones: what they are takes no time.
+    """
+    config = session.config.model_copy(update={"pretrained": False, "weights": None})
+    return build_network(config, session.data, session.device)
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".:")
 
 
-def _build(config: RunConfig, images: data.Dataset, device: torch.device) -> nn.Module:
+def build_network(config: RunConfig, images: data.Dataset, device: torch.device) -> nn.Module:
     """The network with its first weights, on the device; convolutions are fastest with channels last there."""
     model = models.build(
         config.arch,

@@ -47,6 +47,7 @@ RECORD = {
     "warnings": list,
 }
 KEPT_CHECKPOINTS = 2
+EXPORT_SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx"}  # the others are safetensors
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class RunFolder:
     @property
     def state(self) -> Path:
         return self.path / "state"
+
+    def export(self, to: str) -> Path:
+        """Where an export in the format `to` goes unless the user says otherwise."""
+        return self.path / f"exported-{to}{EXPORT_SUFFIXES.get(to, '.safetensors')}"
 
     @property
     def lock(self) -> Path:
