@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import signal
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from pruning import catalogue, plugins, records
 from pruning.config import PARTS, RunConfig, option, resolve
 from pruning.console import Console
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
+from pruning.run_files import write_bytes
 from pruning.signals import Signals
 
 SPELLINGS = {
@@ -44,8 +46,14 @@ app = typer.Typer(
 )
 
 
+# How long OpenMP's threads spin before they sleep. With the default, two runs that share their cores stop one another
+# for up to seconds at every parallel loop; on idle cores this costs nothing that could be measured.
+SPINS = "2000"
+
+
 def main() -> None:
     """Run the command line and exit: 0 done, 2 the user's mistake, 130 or 143 interrupted, 1 anything else."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     sys.exit(_exit_code(sys.argv[1:]))
 
 
@@ -90,7 +98,10 @@ def run(
             raise PruningError(f"Options of a run do not go with the command {context.invoked_subcommand!r}.")
         return
     if resume is not None:
-        options = {**records.saved_options(resume), **options}
+        if config_file is not None:
+            raise PruningError("--resume takes the options from the run's folder; leave --config out.")
+        place, config_file = records.saved_options(resume)
+        options = {**place, **options}
     config = resolve(options, config_file)
     console = Console(quiet=config.quiet)
     result = None if fresh or config.dry_run else records.finished(config)
@@ -165,6 +176,108 @@ def verify(run: Annotated[Path, typer.Argument(help="Folder of a complete run.")
     failed = sum(not check.agrees for check in checks)
     console.note(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed")
     return 1 if failed else 0
+
+
+@app.command()
+def measure(
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option("--batch-size", help="Images at once (may be repeated; default: 1 and 64)."),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Time for each batch size.")] = 2.0,
+) -> None:
+    """Time a run's pruned network beside the dense one on this machine."""
+    from pruning.measure import latency
+    from pruning.preparation import dense_twin, reopen
+
+    console = Console()
+    with _watching(console) as watcher:
+        session, _ = reopen(records.folder_at(run), watcher)
+        networks = {"dense": dense_twin(session), "pruned": session.model}
+        console.latencies(latency.compare(networks, session.data.shape, batch_size or (1, 64), seconds))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="FORMAT", help="dense, sparse, shrunk, torch-export or onnx.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to (default: in the run's folder).")
+    ] = None,
+) -> None:
+    """Write a run's network to a file, read it back and compare it with the run's on all test images."""
+    from pruning import export as exports
+    from pruning.preparation import reopen
+
+    console = Console()
+    with _watching(console) as watcher:
+        session, _ = reopen(records.folder_at(run), watcher)
+        images = session.data.test.batches(session.config.test_batch_size)
+        written = exports.export(session.model, to, out or session.folder.export(to), images, session.masks)
+    console.exported(written)
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="End within a minute: fewer turns.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the numbers to this file.")
+    ] = None,
+) -> None:
+    """Time the pruning step, training and start-up beside the usual way of doing each, on this machine."""
+    import torch
+
+    from pruning.bench import bench as sections
+    from pruning.machine import environment
+
+    console = Console()
+    done = []
+    for section in sections(quick=quick, tell=console.note):
+        console.timings(section)
+        done.append(asdict(section))
+    if json_file is not None:
+        record = {"environment": environment(torch.device("cpu")), "quick": quick, "sections": done}
+        write_bytes(json_file, json.dumps(record, indent=2).encode())
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that hold complete runs, at any depth.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the report.")] = Path(
+        "report"
+    ),
+) -> None:
+    """Write a report on complete runs: one HTML page, figures, CSV and JSON, tables for papers."""
+    from pruning import report as reports
+
+    console = Console()
+    written = reports.write(folders, out)
+    for warning in written.warnings:
+        console.warning(warning)
+    console.note(f"{written.runs} runs at {written.points} points: {written.page}")
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A method, a folder of runs, or a pattern of names.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")],
+    runs_dir: Annotated[
+        Path, typer.Option("--runs-dir", metavar="DIR", help="Folder that holds the records.")
+    ] = Path("runs"),
+) -> None:
+    """Tell whether A is better than B by more than the noise between seeds. Paired by seed, everything else equal."""
+    from pruning import report as reports
+
+    console = Console()
+    comparison = reports.compare(reports.select(a, runs_dir), reports.select(b, runs_dir))
+    console.table(*reports.comparison_table(comparison))
+    for warning in comparison.warnings:
+        console.warning(warning)
+    for note in reports.notes(comparison):
+        console.note(note)
 
 
 def _run_command() -> Callable[..., None]:

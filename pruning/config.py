@@ -16,27 +16,54 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pruning import methods, models, plugins
 from pruning.allocation import read_by_layer
 from pruning.errors import PruningError
 from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unknown
 from pruning.structure import fixed_sparsity
+from pruning.yaml_files import read_yaml
 
 AMOUNTS = ("sparsity", "compression", "count", "layer_sparsity")
 DEFAULT_SPARSITY = 0.9
 DEFAULT_ROUNDS = 3
-LARGEST_CONFIG_FILE = (
-    1_000_000  # bytes; no configuration is as long, and a larger file is a mistake or an attack
-)
 
 
 class Part(BaseModel):
     """A group of options; unknown fields are errors, and a configuration never changes once it is resolved."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("should be a value, not true or false")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _path_can_be(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Path):
+            try:
+                value.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise PruningError(
+                    f"{option(str(info.field_name))} {str(value)!r} cannot be reached ({reason}); give another path."
+                ) from None
+        return value
 
 
 class Data(Part):
@@ -202,7 +229,7 @@ class Pruning(Part):
         fixed = SCHEDULES.entries()[schedule].about.get("rounds") if schedule in SCHEDULES.names() else None
         if values.get("rounds") is None:
             return {**values, "rounds": fixed or DEFAULT_ROUNDS}
-        if fixed is not None and values["rounds"] != fixed:
+        if fixed is not None and str(values["rounds"]) != str(fixed):
             raise PruningError(
                 f"--schedule {schedule} has {fixed} round, but --rounds is {values['rounds']}; "
                 "leave --rounds out, or choose geometric or linear."
@@ -270,6 +297,9 @@ class Record(Part):
     name: str | None = Field(None, description="Name of the run's folder (default: made from the options).")
     log_interval: int = Field(100, ge=1, description="Batches between two lines of the log.")
     checkpoint_interval: float = Field(30.0, gt=0, description="Seconds between two checkpoints.")
+    measure_seconds: float = Field(
+        0.5, ge=0, description="Seconds of timing dense against pruned at each batch size; 0: no timing."
+    )
     save_model: bool = Field(False, description="Also save the final network at --save-path.")
     save_path: Path | None = Field(
         None, description="File for --save-model, .safetensors or .pt (default: ARCH-pruned.safetensors)."
@@ -284,8 +314,7 @@ class Record(Part):
     def _name_stays_in_folder(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}", name):
             raise PruningError(
-                f"--name {name!r}: a run's name is made of letters, digits and . _ = + -, "
-                "and begins with one of the first two."
+                f"--name {name!r}: give letters, digits and . _ = + -, a letter or digit first."
             )
         return name
 
@@ -344,6 +373,12 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
             words.insert(0, "dry-run")
         return "-".join(words)
 
+    def network_path(self) -> Path | None:
+        """Where --save-model and --save-path put the final network; None if neither is given."""
+        if self.save_path is None and self.save_model:
+            return Path(f"{self.arch_word()}-pruned.safetensors")
+        return self.save_path
+
     def arch_word(self) -> str:
         """The architecture as a part of a file's name: the end of a path, and no characters that mean something."""
         return re.sub(r"[^A-Za-z0-9._]+", "_", self.arch)[-40:].strip("._")
@@ -387,36 +422,6 @@ def _dry(config: RunConfig) -> RunConfig:
         "test_batch_size": min(config.test_batch_size, config.batch_size),
     }
     return config.model_copy(update=fewer)
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; PruningError when the file is not one (missing, binary, tabs, a list, ...)."""
-    try:
-        if file.stat().st_size > LARGEST_CONFIG_FILE:
-            raise PruningError(
-                f"--config {file}: larger than {LARGEST_CONFIG_FILE:,} bytes; not a configuration."
-            )
-        text = file.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise PruningError(
-                f"--config {file}: YAML aliases (*name) are not accepted; write the value out."
-            )
-        values = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise PruningError(f"--config {file}: no such file.") from None
-    except OSError as error:
-        raise PruningError(f"--config {file}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError:
-        raise PruningError(
-            f"--config {file}: not a text file; give YAML with one `option: value` a line."
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise PruningError(f"--config {file}: not valid YAML ({' '.join(str(error).split())}).") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise PruningError(
-            f"--config {file}: holds no options; write one `option: value` a line, such as `arch: my`."
-        )
-    return values
 
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

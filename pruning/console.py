@@ -149,6 +149,69 @@ class Console:
             table.add_row(*(Text(cell) for cell in row))
         self._out.print(table)
 
+    def latencies(self, measured: Mapping[str, Any]) -> None:
+        """What `measure.latency.compare` found: every network at every batch size."""
+        rows = [
+            [
+                str(batch["batch_size"]),
+                name,
+                f"{network['median_ms']:.4g} ms",
+                f"{network['lower_quartile_ms']:.4g} to {network['upper_quartile_ms']:.4g} ms",
+                f"{network['images_per_second']:,.0f}",
+                _times(network["measured_speedup"]),
+                f"{network['peak_memory_bytes'] / 2**20:.3g} MiB",
+            ]
+            for batch in measured["batches"]
+            for name, network in batch["networks"].items()
+        ]
+        self.table(
+            f"latency on {measured['device_name']}, {measured['threads']} threads, {measured['dtype']}",
+            ["batch", "network", "median", "quartiles", "images/s", "measured speedup", "memory"],
+            rows,
+        )
+
+    def exported(self, export: Any) -> None:
+        """What was written, and how it compares with the network."""
+        self.note(
+            f"{export.path}: {export.bytes:,} bytes, read back and compared on {export.images:,} images: "
+            f"top-1 {export.top1_of_file:.2f} % (network {export.top1:.2f} %), "
+            f"outputs differ by at most {export.difference:.2g}"
+        )
+        details = dict(export.details)
+        measured, layers = details.pop("measured", None), details.pop("layers", None)
+        for name, value in details.items():
+            self.note(
+                f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value}"
+            )
+        if layers:
+            rows = [
+                [name, layer["form"], *(_milliseconds(layer.get(time)) for time in ("dense_ms", "sparse_ms"))]
+                for name, layer in layers.items()
+            ]
+            self.table(
+                "layers, each in its faster form at batch 1", ["layer", "chosen", "dense", "sparse"], rows
+            )
+        if measured:
+            self.latencies(measured)
+
+    def timings(self, section: Any) -> None:
+        """A section of `bench`: who took how long, beside the first."""
+        rows = [
+            [
+                timing.name,
+                _seconds(timing.median),
+                f"{_seconds(timing.lower)} to {_seconds(timing.upper)}",
+                f"{timing.ratio:.3g}",
+                "" if timing.extra_bytes is None else f"{timing.extra_bytes / 2**20:,.0f} MiB",
+            ]
+            for timing in section.timings
+        ]
+        self.table(
+            f"\n{section.title}, {section.timings[0].turns} turns",
+            ["", "median", "quartiles", "times the first", "extra memory"],
+            rows,
+        )
+
     def _layers_table(self, result: Mapping[str, Any]) -> Table:
         full, empty = ("█", "░") if self._can_show("█░") else ("#", ".")
         table = Table(title="layers", title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -275,11 +338,34 @@ def _comparison_table(result: Mapping[str, Any]) -> Table:
         ("non-zero parameters", *(f"{entry['nonzero_parameters']:,}" for entry in (dense, final))),
         ("multiply-adds", *(f"{entry['nonzero_macs']:,}" for entry in (dense, final))),
     ]
+    for batch in result.get("measured", {}).get("batches", []):
+        networks = batch["networks"]
+        rows.append(
+            (
+                f"measured speedup, batch {batch['batch_size']}",
+                *(_times(networks[name]["measured_speedup"]) for name in ("dense", "pruned")),
+            )
+        )
+        rows.append(
+            (
+                f"latency, batch {batch['batch_size']}",
+                *(f"{networks[name]['median_ms']:.3g} ms" for name in ("dense", "pruned")),
+            )
+        )
+    rows.append(("bytes stored", *(f"{result['bytes'][name]:,}" for name in ("dense_bytes", "stored_bytes"))))
     for row in rows:
         table.add_row(*row)
     table.caption = "* multiply-adds that remain, on paper: zeros alone make no network faster"
     table.caption_justify = "left"
     return table
+
+
+def _milliseconds(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds:.3g} ms"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _percent(fraction: float) -> str:

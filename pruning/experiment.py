@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from pruning.config import RunConfig
 from pruning.dense import dense_network
 from pruning.masks import FORMAT as MASKS_FORMAT
 from pruning.masks import Masks
-from pruning.preparation import prepare
+from pruning.measure import latency, storage
+from pruning.preparation import check_outputs, dense_twin, prepare
 from pruning.registry import FINETUNINGS
 from pruning.session import Observer, Session
 from pruning.step import choose
@@ -30,9 +31,13 @@ def run(config: RunConfig, observer: Observer, *, fresh: bool = False) -> dict[s
     Raises PruningError before anything is written if the options make no experiment, RunStoppedError if it cannot go
     on, InterruptedRunError if the observer says so; everything done until then is saved.
     """
-    session = prepare(config, observer)
+    with machine.trouble_explained():
+        check_outputs(config, fresh=fresh)
+        return _run(prepare(config, observer), fresh=fresh or config.dry_run)
+
+
+def _run(session: Session, *, fresh: bool) -> dict[str, Any]:
     with run_files.hold(session.folder.lock, f"The run {session.folder.path.name}"):
-        fresh = fresh or config.dry_run
         if fresh:
             session.folder.clear()
         elif (result := session.folder.read_result()) is not None:
@@ -50,15 +55,16 @@ def run(config: RunConfig, observer: Observer, *, fresh: bool = False) -> dict[s
 def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
     """Come to the dense network, or to where an earlier process left the run; return the state to rewind to, if any."""
     records.refuse_other_run(session.config)
-    session.folder.write_config(session.config.plain())
     found = session.checkpoints.load()
+    if found is not None:
+        session.check_basis(found[1]["basis"])
+    session.folder.write_config(session.config.plain())
     rewind = None
     if found is None:
         rewind = dense_network(session, fresh=fresh)
         session.progress.dense = session.metrics(session.evaluate("dense"))
         session.save()
     else:
-        session.check_basis(found[1]["basis"])
         session.open_log(found[1]["progress"]["log_length"], resumed=True)
         if session.rewinds:
             rewind = dense_network(session, fresh=False)
@@ -152,12 +158,11 @@ def finish(session: Session) -> dict[str, Any]:
     assert session.masks is not None and progress.dense is not None
     run_files.write_tensors(folder.model, session.model.state_dict())
     run_files.write_tensors(folder.masks, session.masks.tensors(), about=MASKS_FORMAT)
-    if config.save_model or config.save_path is not None:
-        path = config.save_path or Path(f"{config.arch_word()}-pruned.safetensors")
-        run_files.write_network(path, session.model.state_dict())
-    session.clock.lap()
+    network = config.network_path()
+    if network is not None:
+        run_files.write_network(network, session.model.state_dict())
     final = {key: value for key, value in progress.rounds[-1].items() if key in progress.dense}
-    result = {
+    result: dict[str, Any] = {
         "schema_version": run_files.SCHEMA_VERSION,
         "name": folder.path.name,
         "config": config.plain(),
@@ -166,9 +171,14 @@ def finish(session: Session) -> dict[str, Any]:
         "rounds": progress.rounds,
         "final": final,
         "layers": session.layer_table(),
-        "timing": {stage: progress.timing.get(stage, 0.0) for stage in STAGES},
+        "bytes": asdict(storage.weigh(session.model.state_dict())),
         "warnings": progress.warnings,
     }
+    if config.measure_seconds > 0:
+        networks = {"dense": dense_twin(session), "pruned": session.model}
+        result["measured"] = latency.compare(networks, session.data.shape, seconds=config.measure_seconds)
+    session.clock.lap()
+    result["timing"] = {stage: progress.timing.get(stage, 0.0) for stage in STAGES}
     session.emit("result", path=str(folder.path), **final)
     return folder.write_result(result)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pruning.errors import PruningError
+from pruning.errors import PruningError, RunStoppedError
 
 
 def choose_device(name: str) -> torch.device:
@@ -99,23 +99,30 @@ def seed_everything(seed: int, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def memory_errors_explained(device: torch.device) -> Iterator[None]:
-    """Turn out-of-memory errors into a PruningError that says which option helps."""
+def trouble_explained() -> Iterator[None]:
+    """Turn errors of memory and files within into a RunStoppedError that says what helps."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise PruningError(_out_of_memory(device)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
             raise
-        raise PruningError(_out_of_memory(device)) from error
+        raise RunStoppedError(
+            "Out of memory: a smaller --batch-size (or --test-batch-size, where it was evaluating) helps."
+        ) from error
+    except BrokenPipeError:
+        raise  # of the terminal: nobody is there to be told anything
+    except OSError as error:
+        raise RunStoppedError(
+            f"{error.filename or 'The output'}: {error.strerror or error}. What was saved before is whole: "
+            "put that right, and give the same command to go on."
+        ) from error
 
 
-def _out_of_memory(device: torch.device) -> str:
-    return (
-        f"Out of memory on {device}: a smaller --batch-size (or --test-batch-size, where it was evaluating) helps; "
-        "the same command then starts a run of its own."
-    )
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch says it in an error of its own on CUDA, in words elsewhere."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    told = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in told for word in words)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -25,7 +25,6 @@ DRY_BATCHES = 2  # of every pass over the data, in a dry run
 
 def prepare(config: RunConfig, observer: Observer) -> Session:
     """Read the data and build the network; refuse whatever makes no experiment. Writes nothing."""
-    run_files.check_writable(config.runs_dir)
     device = machine.choose_device(config.device)
     machine.check_precision(config.precision, device)
     machine.prepare(device, config.threads, config.deterministic)
@@ -41,7 +40,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
         ),
     )
     torch.manual_seed(machine.derive_seed(config.seed, "weights"))
-    model = _build(config, images, device)
+    model = build_network(config, images, device)
     chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
     check(model, config.method, config.structure, chosen, torch.zeros(1, *images.shape, device=device))
     return Session(
@@ -60,10 +59,26 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
     )
 
 
+def check_outputs(config: RunConfig, *, fresh: bool) -> None:
+    """PruningError unless everything that the run will write has its place; creates nothing."""
+    run_files.check_writable(config.runs_dir)
+    records.folder_of(config).check_free()
+    if not fresh:
+        records.refuse_other_run(config)
+    network = config.network_path()
+    if network is not None:
+        run_files.check_savable(network)
+
+
+class DamagedRecordError(PruningError):
+    """A record's network or masks are missing, damaged, or not of this record."""
+
+
 def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, dict[str, Any]]:
     """A complete run taken up again from its files: a session with its network and masks in place, and its record.
 
-    PruningError if the folder holds no complete run, or files that do not belong to it.
+    PruningError if the folder holds no complete run, or its data or code are not at hand; DamagedRecordError if its
+    files are damaged or do not belong to it.
     """
     result = folder.read_result()
     if result is None:
@@ -75,18 +90,30 @@ def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, di
     try:
         session.model.load_state_dict(run_files.read_tensors(folder.model))
     except (OSError, RuntimeError, ValueError) as error:
-        raise PruningError(
+        raise DamagedRecordError(
             f"{folder.model} does not hold this run's network ({_first_line(error)})."
         ) from None
-    session.masks = Masks.load(folder.masks)
+    try:
+        session.masks = Masks.load(folder.masks)
+    except PruningError as error:
+        raise DamagedRecordError(str(error)) from None
     return session, result
+
+
+def dense_twin(session: Session) -> nn.Module:
+    """A network like the session's of which nothing is removed, to be timed beside it.
+
+    It has weights as drawn at random, not the trained ones: what they are takes no time.
+    """
+    config = session.config.model_copy(update={"pretrained": False, "weights": None})
+    return build_network(config, session.data, session.device)
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".:")
 
 
-def _build(config: RunConfig, images: data.Dataset, device: torch.device) -> nn.Module:
+def build_network(config: RunConfig, images: data.Dataset, device: torch.device) -> nn.Module:
     """The network with its first weights, on the device; convolutions are fastest with channels last there."""
     model = models.build(
         config.arch,

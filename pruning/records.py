@@ -7,7 +7,7 @@ from typing import Any
 
 from pruning.config import RunConfig, differences, resolve
 from pruning.errors import PruningError
-from pruning.run_files import RunFolder, run_folder
+from pruning.run_files import RunFolder, is_sealed, run_folder
 
 
 def folder_of(config: RunConfig) -> RunFolder:
@@ -25,7 +25,10 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
     """The record of this run, if it is complete. PruningError if the folder holds another run."""
     folder = folder_of(config)
     refuse_other_run(config)
-    return folder.read_result()
+    result = folder.read_result()
+    if result is not None and not is_sealed(folder, result):
+        raise PruningError(f"{folder.result} was altered after it was written; run the command with --fresh.")
+    return result
 
 
 def refuse_other_run(config: RunConfig) -> None:
@@ -33,14 +36,18 @@ def refuse_other_run(config: RunConfig) -> None:
     folder = folder_of(config)
     if not folder.config.exists():
         return
-    different = differences(resolve(folder.read_config()).identity(), config.identity())
+    different = differences(resolve({}, folder.config).identity(), config.identity())
     if different:
         raise PruningError(
             f"{folder.path} is another run: {'; '.join(different)}. Choose another --name, or replace it with --fresh."
         )
 
 
-def saved_options(path: Path) -> dict[str, Any]:
-    """The options with which the run in folder `path` was started, so that it can be continued there."""
+def saved_options(path: Path) -> tuple[dict[str, Any], Path]:
+    """To continue the run in folder `path`: the options that say where it is, and the file that holds the others.
+
+    PruningError if the folder holds no run.
+    """
     folder = folder_at(path)
-    return {**folder.read_config(), "runs_dir": folder.path.parent, "name": folder.path.name}
+    folder.read_config()
+    return {"runs_dir": folder.path.parent, "name": folder.path.name}, folder.config

@@ -29,12 +29,25 @@ from typing import IO, TYPE_CHECKING, Any
 import yaml
 
 from pruning.errors import PruningError, RunStoppedError
+from pruning.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA_VERSION = 1
+RECORD = {
+    "name": str,
+    "config": dict,
+    "environment": dict,
+    "dense": dict,
+    "rounds": list,
+    "final": dict,
+    "layers": list,
+    "timing": dict,
+    "warnings": list,
+}
 KEPT_CHECKPOINTS = 2
+EXPORT_SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx"}  # the others are safetensors
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,10 @@ class RunFolder:
     def state(self) -> Path:
         return self.path / "state"
 
+    def export(self, to: str) -> Path:
+        """Where an export in the format `to` goes unless the user says otherwise."""
+        return self.path / f"exported-{to}{EXPORT_SUFFIXES.get(to, '.safetensors')}"
+
     @property
     def lock(self) -> Path:
         return self.path.parent / ".locks" / f"{self.path.name}.lock"
@@ -83,20 +100,17 @@ class RunFolder:
             ) from None
         if not isinstance(result, dict) or result.get("schema_version") != SCHEMA_VERSION:
             raise PruningError(f"{self.result} is no record of schema version {SCHEMA_VERSION}; try --fresh.")
+        missing = [key for key, kind in RECORD.items() if not isinstance(result.get(key), kind)]
+        if missing:
+            raise PruningError(f"{self.result} is damaged: it holds no {missing[0]}; try --fresh.")
         return result
 
     def read_config(self) -> dict[str, Any]:
         """The options that the run was started with. PruningError if the folder holds no run."""
         try:
-            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-            raise PruningError(
-                f"{self.path} holds no run: {self.config} cannot be read ({reason})."
-            ) from None
-        if not isinstance(values, dict):
-            raise PruningError(f"{self.path} holds no run: {self.config} holds no options.")
-        return values
+            return read_yaml(self.config)
+        except PruningError as error:
+            raise PruningError(f"{self.path} holds no run: {error}") from None
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         header = "# The whole resolved configuration; `main.py --config` on this file repeats the run.\n"
@@ -115,9 +129,27 @@ class RunFolder:
         return sealed
 
     def clear(self) -> None:
-        """Remove everything the run left, for a fresh start; the result first, so that no half of it looks complete."""
+        """Remove everything the run left, for a fresh start.
+
+        The result first, so that no half of it looks complete; the options last, by which the folder is known as a run.
+        """
         self.result.unlink(missing_ok=True)
+        for path in self.path.glob("*"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != self.config:
+                path.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def check_free(self) -> None:
+        """PruningError if something else than a run is in this place: it would be lost with the next --fresh."""
+        if self.path.is_dir():
+            others = [path for path in self.path.iterdir() if not path.name.startswith(".")]
+            free = not others or self.config.is_file()
+        else:
+            free = not (self.path.exists() or self.path.is_symlink())
+        if not free:
+            raise PruningError(f"{self.path} is there already and is no run; choose another --name.")
 
 
 @dataclass(frozen=True)
@@ -204,6 +236,15 @@ def check_writable(runs_dir: Path) -> None:
         raise PruningError(f"--runs-dir {runs_dir}: {place} cannot be written to; give another folder.")
 
 
+def check_savable(path: Path) -> None:
+    """PruningError unless the final network can be written to `path`; creates nothing."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise PruningError(f"--save-path {path}: there is no folder {folder}; make it first.")
+    if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise PruningError(f"--save-path {path}: no file can be written there; give another path.")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file beside its place, sync it, rename it. RunStoppedError if the disk does not take it."""
 
@@ -238,10 +279,14 @@ def write_network(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. OSError or safetensors' error if it is missing or damaged."""
+    """The tensors of a safetensors file, on the CPU. OSError if it is missing, ValueError if it is damaged."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"damaged, or no safetensors file: {error}") from error
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
@@ -297,6 +342,12 @@ def record_digest(result: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps({**result, "sha256": digests}, sort_keys=True).encode()).hexdigest()
 
 
+def is_sealed(folder: RunFolder, result: Mapping[str, Any]) -> bool:
+    """Whether a record is as it was written, by its own digest."""
+    digests = result.get("sha256")
+    return isinstance(digests, dict) and digests.get(folder.result.name) == record_digest(result)
+
+
 class Checkpoints:
     """Numbered checkpoints in a folder, each a safetensors file and a JSON file that is written after it.
 
@@ -343,22 +394,35 @@ class EventLog:
     """
 
     def __init__(self, path: Path, length: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._file: IO[bytes] = path.open("ab")
-        self._file.truncate(min(length, path.stat().st_size))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = path.open("ab", buffering=0)
+            self._file.truncate(min(length, path.stat().st_size))
+        except OSError as error:
+            raise _cannot_write(path, error.strerror or str(error)) from error
 
     @property
     def length(self) -> int:
-        """Bytes written so far."""
-        return os.fstat(self._file.fileno()).st_size
+        """Bytes written so far. RunStoppedError if somebody removed the file."""
+        status = os.fstat(self._file.fileno())
+        if status.st_nlink == 0:
+            raise _cannot_write(self._path, "the run's folder was removed")
+        return status.st_size
 
     def write(self, event: Mapping[str, Any]) -> None:
+        """Append an event. RunStoppedError if the disk does not take it whole, or somebody removed the file."""
+        before = self.length
+        line = (json.dumps(event, allow_nan=False) + "\n").encode()
         try:
-            self._file.write((json.dumps(event, allow_nan=False) + "\n").encode())
-            self._file.flush()
+            if self._file.write(line) == len(line):
+                return
+            reason = "disk full"
         except OSError as error:
-            raise _cannot_write(self._path, error.strerror or str(error)) from error
+            reason = error.strerror or str(error)
+        with contextlib.suppress(OSError):
+            self._file.truncate(before)
+        raise _cannot_write(self._path, reason)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

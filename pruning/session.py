@@ -334,6 +334,9 @@ class Session:
                 f"Training stopped: {error}. Try a lower --lr (--finetune-lr after pruning)"
                 + (", or --precision fp32." if recipe.precision != "fp32" else ".")
             ) from None
+        if self.masks is not None:
+            # Holding multiplies by zero, which leaves -0.0 where a weight was negative: now they are all +0.0.
+            self.masks.apply(self.model)
         self.batches_done = begun + state.epoch * in_epoch
         self._tick(self.batches_done)
 

@@ -97,8 +97,8 @@ def choose(
     stage: the context in which "scoring" (looking at the batches) and "masking" (all the rest) are done, to time them.
 
     Raises PruningError for an unknown method or structure, a method that has no meaning for the structure, an amount
-    out of range, layers that the structure does not fit, batches that are needed and missing, nothing to prune, scores that
-    are not finite, a floor that leaves too little to remove, and earlier masks that are of another network.
+    out of range, layers that the structure does not fit, batches that are needed and missing, nothing to prune,
+    scores that are not finite, a floor that leaves too little to remove, and earlier masks that are of another network.
     """
     methods.check(method, structure)
     allocation, score = methods.split(method)

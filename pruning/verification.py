@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pruning.config import differences, resolve
 from pruning.errors import PruningError
-from pruning.preparation import reopen
+from pruning.measure import size
+from pruning.preparation import DamagedRecordError, reopen
 from pruning.run_files import RunFolder, file_digest, record_digest
 from pruning.session import Observer, Session
 
@@ -26,15 +28,15 @@ class Check:
 
 
 def verify(folder: RunFolder, observer: Observer) -> list[Check]:
-    """Every check of the complete run in `folder`. PruningError if there is none, or its files cannot be read."""
+    """Every check of the complete run in `folder`. PruningError if there is none, or its data or code are missing."""
     result = folder.read_result()
     if result is None:
         raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
-    checks = _digests(folder, result)
+    checks = [*_digests(folder, result), _options(folder, result)]
     try:
         session, _ = reopen(folder, observer)
         checks += _measured(session, result)
-    except PruningError as error:
+    except DamagedRecordError as error:
         checks.append(Check("files", "fit this network", str(error), False))
     return checks
 
@@ -55,31 +57,53 @@ def _digests(folder: RunFolder, result: dict[str, Any]) -> list[Check]:
     ]
 
 
+def _options(folder: RunFolder, result: dict[str, Any]) -> Check:
+    """The options that determine the result, in the record and in the file that repeats the run."""
+    beside = resolve({}, folder.config).identity()
+    recorded = {name: value for name, value in result["config"].items() if name in beside}
+    different = "; ".join(differences(recorded, beside))
+    return Check("options", f"as in {folder.config.name}", different or "the same", not different)
+
+
 def _measured(session: Session, result: dict[str, Any]) -> list[Check]:
     """What is counted and evaluated again on the network as it was saved."""
-    assert session.masks is not None
-    removed_and_nonzero = sum(
-        int(layer.parameter[~session.masks[layer.name].to(session.device)].count_nonzero())
-        for layer in session.layers
-        if layer.name in session.masks
-    )
+    removed_and_nonzero = _removed_and_nonzero(session)
     checks = [
         Check("removed weights that are not zero", "0", str(removed_and_nonzero), removed_and_nonzero == 0)
     ]
-    session.masks.apply(session.model)
     found = session.metrics(session.evaluate("verified"))
-    checks += [_compare(name, result["final"].get(name), value) for name, value in found.items()]
-    layers = {layer["name"]: layer for layer in result["layers"]}
+    checks += [_compare(name, result["final"].get(name), value, name) for name, value in found.items()]
+    again = [
+        _compare(f"{name} of the last round", _last(result["rounds"]).get(name), value, name)
+        for name, value in found.items()
+    ]
+    layers = {layer.get("name"): layer for layer in result["layers"] if isinstance(layer, dict)}
     for layer in session.layer_table():
-        recorded = layers.get(layer["name"], {}).get("nonzero")
-        if recorded != layer["nonzero"]:
-            checks.append(
-                Check(f"non-zero weights of {layer['name']}", str(recorded), str(layer["nonzero"]), False)
-            )
-    return checks
+        recorded = layers.get(layer["name"], {})
+        again += [
+            _compare(f"{key} of {layer['name']}", recorded.get(key), value, key)
+            for key, value in layer.items()
+        ]
+    return checks + [check for check in again if not check.agrees]
 
 
-def _compare(name: str, recorded: Any, found: Any) -> Check:
+def _last(rounds: list[Any]) -> dict[str, Any]:
+    return rounds[-1] if rounds and isinstance(rounds[-1], dict) else {}
+
+
+def _removed_and_nonzero(session: Session) -> int:
+    """How many weights the masks remove that are not zero; they are afterwards. DamagedRecordError for other masks."""
+    assert session.masks is not None
+    before = size.count(session.model).nonzero_parameters
+    try:
+        session.masks.apply(session.model)
+    except PruningError as error:
+        raise DamagedRecordError(str(error)) from None
+    return before - size.count(session.model).nonzero_parameters
+
+
+def _compare(what: str, recorded: Any, found: Any, name: str) -> Check:
+    """`name` is the metric's: it says how much may differ."""
     if not isinstance(recorded, int | float) or not isinstance(found, int | float):
         agrees = recorded == found
     elif name in ("top1", "top5"):
@@ -88,7 +112,7 @@ def _compare(name: str, recorded: Any, found: Any) -> Check:
         agrees = abs(recorded - found) <= LOSS_TOLERANCE * max(abs(recorded), 1)
     else:
         agrees = recorded == found
-    return Check(name, _show(recorded), _show(found), agrees)
+    return Check(what, _show(recorded), _show(found), agrees)
 
 
 def _show(value: Any) -> str:

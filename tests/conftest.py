@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,14 @@ def environment(**more: str) -> dict[str, str]:
         if name not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")
     }
     return {**kept, **more}
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_arithmetic() -> Iterator[None]:
+    """A run done in the tests' own process leaves it flushing denormal numbers; the next test must not feel that."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ def test_the_network_is_exactly_as_sparse_as_asked(run: Path) -> None:
     assert result["final"]["sparsity"] == removed / sum(PRUNABLE.values())
     for name, mask in masks.items():
         assert network[name][~mask].count_nonzero() == 0
+        assert not network[name][~mask].signbit().any(), "-0.0 is stored as a value of its own"
     nonzero = sum(int(tensor.count_nonzero()) for tensor in network.values())
     assert result["final"]["nonzero_parameters"] == nonzero
     assert result["final"]["parameters"] == 60_074
@@ -104,6 +105,22 @@ def test_remaining_multiply_adds_are_positions_times_nonzero_weights(run: Path) 
     assert {layer["name"]: layer["nonzero_macs"] for layer in result["layers"]} == {
         f"{name}.weight": count for name, count in macs.items()
     }
+
+
+def test_bytes_are_those_of_the_files(run: Path, cli: Cli) -> None:
+    result = read_result(run)
+    assert cli("export", run, "--to", "sparse").returncode == 0
+    assert (run / "exported-sparse.safetensors").stat().st_size == result["bytes"]["stored_bytes"]
+    assert result["bytes"]["nonzero_bytes"] == 4 * result["final"]["nonzero_parameters"]
+    (run / "exported-sparse.safetensors").unlink()
+
+
+def test_dense_and_pruned_were_timed_at_batch_1_and_64(run: Path) -> None:
+    batches = read_result(run)["measured"]["batches"]
+    assert [batch["batch_size"] for batch in batches] == [1, 64]
+    for batch in batches:
+        assert batch["networks"]["dense"]["measured_speedup"] == 1
+        assert batch["networks"]["pruned"]["median_ms"] > 0
 
 
 def test_the_classifier_is_kept(run: Path) -> None:

@@ -112,5 +112,9 @@ def _hold_out(
         raise PruningError(
             f"Holding out {fraction} of {len(images)} training images leaves none to train on."
         )
+    if fraction and not count:
+        raise PruningError(
+            f"Holding out {fraction} of {len(images)} training images leaves none to validate on."
+        )
     kept, held_out = draw(len(images), count, seed)
     return images.select(kept), images.select(held_out)

@@ -62,8 +62,13 @@ def make(arch: str, classes: int, channels: int) -> nn.Module:
 
 
 def _file(where: str) -> ModuleSpec:
-    path = Path(where).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(where).expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise PruningError(f"There is no file {where} to take an architecture from: {reason}.") from error
+    if not found:
         raise PruningError(f"There is no file {where} to take an architecture from.")
     spec = importlib.util.spec_from_file_location(OWN_NAMES + path.stem, path.resolve())
     assert spec is not None, path

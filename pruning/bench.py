@@ -1,0 +1,332 @@
+"""Side-by-side timings on this machine: the pruning step, a fine-tuning step, an epoch, start-up; ours and others.
+
+Everything in one section is timed in turns (A B C A B C ...), so that a machine that slows down slows all of them.
+Times are medians with quartiles. Before each turn of the pruning step free memory is given back to the system: a
+process that prunes once has none to spare, and what one contender leaves must not be a gift to the next. Extra memory
+is the peak of a fresh process above what it held before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import prune as torch_prune
+
+from pruning import data, machine, models
+from pruning.layers import prunable
+from pruning.step import choose, prune
+from pruning.training import MOMENTUM, Recipe, TrainingState, train
+
+SPARSITY = 0.9
+BATCH = 128
+EPOCH_IMAGES = 60_000  # as many as Fashion-MNIST has; the bundled images, several times over
+
+Action = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: median and quartiles; `ratio` is the median of this / the section's first, turn by turn."""
+
+    name: str
+    median: float
+    lower: float
+    upper: float
+    ratio: float
+    turns: int
+    extra_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Timings that may be compared with one another."""
+
+    title: str
+    timings: list[Timing]
+
+
+def bench(*, quick: bool, tell: Callable[[str], None]) -> Iterator[Section]:
+    """All sections, one after the other. `quick` takes fewer turns and leaves the largest network out."""
+    machine.prepare(torch.device("cpu"), None, False)
+    for arch, turns in (("resnet50", 2),) if quick else (("resnet50", 7), ("vit_b_16", 3)):
+        tell(f"timing the pruning step of {arch}")
+        yield pruning_step(arch, turns)
+    for arch, shape, turns in (("my", (1, 28, 28), 100), ("resnet20", (3, 32, 32), 10)):
+        tell(f"timing a fine-tuning step of {arch}")
+        yield finetuning_step(arch, shape, turns if quick else 5 * turns)
+    tell("timing an epoch of my")
+    yield epoch(EPOCH_IMAGES // 5, 2) if quick else epoch(EPOCH_IMAGES, 5)
+    tell("timing start-up")
+    yield start_up(3 if quick else 9)
+
+
+def pruning_step(arch: str, turns: int) -> Section:
+    """A global magnitude mask at 90 % of all a network's weights, and the floor: one pass of abs() over them."""
+    weights = _weights(arch)
+    contenders = {name: make(weights) for name, make in MASK_MAKERS.items()}
+    times = _in_turns(contenders, turns, before=_give_memory_back)
+    extra = {name: _extra_memory_in_fresh_process(arch, name) for name in contenders}
+    total = sum(weight.numel() for weight in weights.values())
+    return _section(f"global magnitude mask at 90 %, {arch} ({total / 1e6:.1f} M weights)", times, extra)
+
+
+def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Section:
+    """A step of SGD on a batch of 128: dense, with masks held, and with torch.nn.utils.prune's parametrisation."""
+    inputs = torch.randn(BATCH, *shape).contiguous(memory_format=torch.channels_last)
+    targets = torch.randint(0, 10, (BATCH,))
+
+    def step(prepare: Callable[[nn.Module], Callable[[torch.optim.Optimizer], Any]]) -> Action:
+        torch.manual_seed(0)
+        model = models.build(arch, classes=10, shape=shape)
+        hold = prepare(model)
+        model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=0.01, momentum=MOMENTUM, nesterov=True, weight_decay=5e-4, fused=True
+        )
+        hold(optimizer)
+
+        def action() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+
+        return action
+
+    def dense(model: nn.Module) -> Callable[[torch.optim.Optimizer], Any]:
+        return lambda optimizer: None
+
+    def held(model: nn.Module) -> Callable[[torch.optim.Optimizer], Any]:
+        return prune(model, "global_mag", SPARSITY).hold
+
+    def parametrised(model: nn.Module) -> Callable[[torch.optim.Optimizer], Any]:
+        _torch_global_unstructured(model)
+        return lambda optimizer: None
+
+    contenders = {
+        "dense": step(dense),
+        "masks held": step(held),
+        "torch.nn.utils.prune": step(parametrised),
+    }
+    return _section(f"fine-tuning step, {arch}, batch {BATCH}", _in_turns(contenders, turns))
+
+
+def epoch(images: int, turns: int) -> Section:
+    """One epoch of `my`: images held in memory and indexed, and a DataLoader with torchvision's transforms."""
+    bundled = data.load("fashion_mini", validation=0)
+    repeat = torch.arange(images) % len(bundled.train)
+    assert isinstance(bundled.train, data.Split)
+    inputs, targets = bundled.train.inputs[repeat], bundled.train.targets[repeat]
+    split = data.Split(inputs, targets, bundled.mean, bundled.std, bundled.augmentation)
+    held = data.Dataset(**{**vars(bundled), "train": split})
+    contenders = {
+        "images held in memory": _our_epoch(held),
+        "DataLoader, no workers": _loader_epoch(inputs, targets, 0),
+        "DataLoader, 2 workers": _loader_epoch(inputs, targets, 2),
+    }
+    return _section(f"epoch of my, {images:,} images, batch {BATCH}", _in_turns(contenders, turns))
+
+
+def start_up(turns: int) -> Section:
+    """Whole processes: Python and torch alone, for scale; what answers without torch; a run up to its first batch."""
+
+    def process(*arguments: str) -> Action:
+        return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+    def first_batch() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            options = ("--epochs", "1", "--log-interval", "1", "--runs-dir", folder)
+            run = [sys.executable, "-m", "pruning", *options]
+            with subprocess.Popen(run, stdout=subprocess.PIPE, text=True) as started:
+                assert started.stdout is not None
+                next(line for line in started.stdout if line.startswith("dense") and "batch" in line)
+                started.kill()
+
+    contenders = {
+        "import torch": process("-c", "import torch"),
+        "--help": process("-m", "pruning", "--help"),
+        "list methods": process("-m", "pruning", "list", "methods"),
+        "a run's first batch": first_batch,
+    }
+    return _section("start-up, whole processes", _in_turns(contenders, turns))
+
+
+def _weights(arch: str) -> dict[str, Tensor]:
+    """Every convolution's and linear layer's weight of a network with random weights."""
+    torch.manual_seed(0)
+    model = models.build(arch, classes=1000, shape=(3, 224, 224))
+    return {layer.name: layer.parameter.detach() for layer in prunable(model, prune_classifier=True)}
+
+
+class _Weights(nn.Module):
+    """Just these weights, each in a linear layer's place, so that any pruner takes them all."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        for index, weight in enumerate(weights.values()):
+            layer = nn.Linear(1, 1, bias=False)
+            layer.weight = nn.Parameter(weight)
+            self.add_module(str(index), layer)
+
+
+def _abs(weights: dict[str, Tensor]) -> Action:
+    return lambda: [weight.abs() for weight in weights.values()]
+
+
+def _ours(weights: dict[str, Tensor]) -> Action:
+    model = _Weights(weights)
+    return lambda: choose(model, "global_mag", SPARSITY, prune_classifier=True)
+
+
+def _partition(weights: dict[str, Tensor]) -> Action:
+    """As a script of one's own does it: all scores in one NumPy array, partitioned at the threshold."""
+    import numpy
+
+    def action() -> list[Any]:
+        scores = [weight.abs().numpy() for weight in weights.values()]
+        every = numpy.concatenate([score.ravel() for score in scores])
+        threshold = numpy.partition(every, round(SPARSITY * every.size))[round(SPARSITY * every.size)]
+        return [score >= threshold for score in scores]
+
+    return action
+
+
+def _global_unstructured(weights: dict[str, Tensor]) -> Action:
+    def action() -> None:
+        _torch_global_unstructured(_Weights(weights))
+
+    return action
+
+
+def _torch_global_unstructured(model: nn.Module) -> None:
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    named = [(module, "weight") for module in layers]
+    torch_prune.global_unstructured(named, pruning_method=torch_prune.L1Unstructured, amount=SPARSITY)
+
+
+MASK_MAKERS: dict[str, Callable[[dict[str, Tensor]], Action]] = {
+    "pruning": _ours,
+    "abs() of the weights": _abs,
+    "numpy.partition": _partition,
+    "torch.nn.utils.prune": _global_unstructured,
+}
+
+
+def _our_epoch(images: data.Dataset) -> Action:
+    model = models.build("my", classes=10, shape=(1, 28, 28)).to(memory_format=torch.channels_last)
+    recipe = Recipe(1, BATCH, 0.01, None, 5e-4, "fp32", seed=0)
+
+    def action() -> None:
+        nothing = lambda *_: None  # noqa: E731
+        state = TrainingState(model, recipe)
+        train(
+            model,
+            images,
+            recipe,
+            state,
+            log_interval=100,
+            on_log=nothing,
+            on_epoch=nothing,
+            after_batch=nothing,
+        )
+
+    return action
+
+
+def _loader_epoch(inputs: Tensor, targets: Tensor, workers: int) -> Action:
+    from PIL import Image
+    from torchvision import transforms
+
+    images = [Image.fromarray(image) for image in inputs[:, 0].numpy()]
+    to_input = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.2860, 0.3530)])
+
+    class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return to_input(images[index]), int(targets[index])
+
+    loader = torch.utils.data.DataLoader(Images(), BATCH, shuffle=True, num_workers=workers)
+    model = models.build("my", classes=10, shape=(1, 28, 28))
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.01, momentum=MOMENTUM, nesterov=True, weight_decay=5e-4
+    )
+
+    def action() -> None:
+        for batch, labels in loader:
+            optimizer.zero_grad()
+            functional.cross_entropy(model(batch), labels).backward()
+            optimizer.step()
+
+    return action
+
+
+def _in_turns(
+    contenders: dict[str, Action], turns: int, before: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of every contender in every turn, after one turn that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn, (name, action) in itertools.product(range(turns + 1), contenders.items()):
+        before()
+        begin = time.perf_counter()
+        action()
+        if turn:
+            times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def _give_memory_back() -> None:
+    """Free memory that the allocator keeps goes back to the system, where the allocator is glibc's."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _section(
+    title: str, times: dict[str, list[float]], extra: dict[str, int | None] | None = None
+) -> Section:
+    first = next(iter(times.values()))
+    timings = []
+    for name, seconds in times.items():
+        lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
+        ratio = statistics.median(own / reference for own, reference in zip(seconds, first, strict=True))
+        timings.append(Timing(name, median, lower, upper, ratio, len(seconds), (extra or {}).get(name)))
+    return Section(title, timings)
+
+
+def _extra_memory_in_fresh_process(arch: str, contender: str) -> int | None:
+    code = f"from pruning.bench import extra_memory; print(extra_memory({arch!r}, {contender!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return None if done.stdout.strip() == "None" else int(done.stdout)
+
+
+def extra_memory(arch: str, contender: str) -> int | None:
+    """Bytes by which making a mask raises this process' peak above what it held before; None where Linux isn't."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    action = MASK_MAKERS[contender](_weights(arch))
+    _give_memory_back()
+    reset.write_text("5")  # the peak counts from here
+    before = _resident("VmRSS")
+    action()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kilobytes = next(line.split()[1] for line in lines if line.startswith(field))
+    return 1024 * int(kilobytes)

@@ -1,0 +1,191 @@
+"""A against B: paired by seed, everything else equal, and no winner within the noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_report_runs import grid, record, save
+
+from pruning.errors import PruningError
+from pruning.report import Comparison, compare, comparison_table, notes, select, verdict
+from pruning.report.runs import Target
+
+
+def sides(folder: Path, a: str, b: str) -> Comparison:
+    return compare(select(a, folder), select(b, folder))
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    return [verdict(comparison, row) for row in comparison.rows]
+
+
+def test_differences_and_intervals_are_those_of_a_paired_t_test(tmp_path: Path) -> None:
+    grid(tmp_path)
+    comparison = sides(tmp_path, "global_mag", "random")
+    assert [row.target.value for row in comparison.rows] == [0.5, 0.9, 0.98]
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("*.json")]
+    for row in comparison.rows:
+        top1 = {
+            (one["config"]["method"], one["config"]["seed"]): one["final"]["top1"]
+            for one in found
+            if one["config"]["sparsity"] == row.target.value
+        }
+        differences = [top1["global_mag", seed] - top1["random", seed] for seed in range(3)]
+        margin = (
+            4.302653 * np.std(differences, ddof=1) / np.sqrt(3)
+        )  # Student's t, 2 degrees of freedom, 95 %
+        assert row.difference is not None
+        assert row.interval is not None
+        assert row.difference.mean == pytest.approx(np.mean(differences))
+        assert row.interval.low == pytest.approx(np.mean(differences) - margin, abs=1e-5)
+        assert row.interval.high == pytest.approx(np.mean(differences) + margin, abs=1e-5)
+        assert row.pairs == 3
+
+
+def test_a_difference_beyond_the_noise_names_the_winner_on_either_side(tmp_path: Path) -> None:
+    grid(tmp_path)
+    assert verdicts(sides(tmp_path, "global_mag", "random"))[-1] == "global_mag is better"
+    assert verdicts(sides(tmp_path, "random", "global_mag"))[-1] == "global_mag is better"
+
+
+def test_a_difference_within_the_noise_names_nobody(tmp_path: Path) -> None:
+    for seed, (one, other) in enumerate(((80.0, 80.5), (81.0, 80.2), (80.4, 80.3))):
+        save(tmp_path, record(one, seed=seed))
+        save(tmp_path, record(other, seed=seed, method="layer_mag"))
+    assert verdicts(sides(tmp_path, "global_mag", "layer_mag")) == ["within the noise"]
+
+
+def test_one_seed_names_no_winner_and_says_why(tmp_path: Path) -> None:
+    grid(tmp_path, seeds=(4,))
+    comparison = sides(tmp_path, "global_mag", "random")
+    assert set(verdicts(comparison)) == {"no winner: one seed says nothing about noise"}
+    assert all(row.interval is None for row in comparison.rows)
+
+
+def test_one_method_under_other_seeds_names_no_winner(tmp_path: Path) -> None:
+    for seed in range(6):
+        save(tmp_path / ("a" if seed < 3 else "b"), record(80.0 if seed < 3 else 85.0, seed=seed))
+    comparison = sides(tmp_path, "a", "b")
+    assert verdicts(comparison) == ["no winner: no seed in common"]
+    assert (comparison.rows[0].difference, comparison.rows[0].pairs) == (None, 0)
+    assert (comparison.rows[0].a.mean, comparison.rows[0].b.mean) == (80.0, 85.0)
+
+
+def test_the_same_runs_repeated_differ_by_nothing(tmp_path: Path) -> None:
+    for seed in range(3):
+        for folder in ("a", "b"):
+            save(tmp_path / folder, record(80.0 + seed, seed=seed))
+    assert verdicts(sides(tmp_path, "a", "b")) == ["within the noise"]
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
+    grid(tmp_path)
+    with pytest.raises(PruningError, match=r"9 runs belong to both"):
+        sides(tmp_path, "random", "global_random")
+
+
+def test_seeds_that_one_side_lacks_make_no_pair(tmp_path: Path) -> None:
+    for seed in range(4):
+        save(tmp_path, record(80.0 + seed, seed=seed))
+        if seed:
+            save(tmp_path, record(79.0 + 1.1 * seed, seed=seed, method="random"))
+    (row,) = sides(tmp_path, "global_mag", "random").rows
+    assert (row.pairs, row.a.n, row.b.n) == (3, 4, 3)
+    assert row.difference is not None
+    assert row.difference.mean == pytest.approx(np.mean([1 - 0.1 * seed for seed in (1, 2, 3)]))
+
+
+def test_methods_are_compared_only_where_all_other_options_agree(tmp_path: Path) -> None:
+    for seed in range(2):
+        save(tmp_path, record(80, seed=seed, finetune_lr=0.05))
+        save(tmp_path, record(70, seed=seed, method="random", finetune_lr=0.01))
+    with pytest.raises(PruningError, match=r"nothing to compare: they differ in finetune_lr \(0.05, 0.01\)"):
+        sides(tmp_path, "global_mag", "random")
+
+
+def test_folders_are_compared_in_whatever_separates_them(tmp_path: Path) -> None:
+    for seed in range(3):
+        for folder, policy, top1 in (("a", "go_on", 80.0), ("b", "rewind", 82.0)):
+            for method in ("global_mag", "layer_mag"):
+                save(tmp_path / folder, record(top1 + 0.1 * seed, seed=seed, finetune=policy, method=method))
+    comparison = sides(tmp_path, "a", "b")
+    assert comparison.differences == {"finetune": ["go_on", "rewind"]}
+    assert [row.where for row in comparison.rows] == ["global_mag", "layer_mag"]
+    assert set(verdicts(comparison)) == {"b is better"}
+    assert notes(comparison)[0] == "What differs: finetune (go_on, rewind)."
+
+
+def test_other_data_sets_or_networks_are_never_paired(tmp_path: Path) -> None:
+    save(tmp_path / "a", record(80, arch="my"))
+    save(tmp_path / "b", record(80, arch="lenet5"))
+    with pytest.raises(PruningError, match=r"differ in arch \(my, lenet5\)"):
+        sides(tmp_path, "a", "b")
+
+
+def test_no_common_target_is_refused_with_both_sides(tmp_path: Path) -> None:
+    save(tmp_path, record(80, sparsity=0.5))
+    save(tmp_path, record(80, sparsity=0.9, method="random"))
+    with pytest.raises(PruningError, match=r"global_mag was pruned by 50 %, random by 90 %"):
+        sides(tmp_path, "global_mag", "random")
+
+
+def test_what_a_name_means(tmp_path: Path) -> None:
+    grid(tmp_path / "runs", seeds=(0,))
+    save(tmp_path / "runs" / "random", record(80, seed=9))
+    save(tmp_path / "other", record(81, seed=8))
+    runs_dir = tmp_path / "runs"
+    assert {run.method for run in select("random", runs_dir).runs} == {"random"}
+    assert [run.seed for run in select("./random", runs_dir).runs] == [9]
+    assert [run.seed for run in select(str(tmp_path / "other"), runs_dir).runs] == [8]
+    assert {run.method for run in select("*_mag", runs_dir).runs} == {"global_mag", "layer_mag"}
+    assert {run.target for run in select("*sparsity0.98*", runs_dir).runs} == {Target("sparsity", 0.98)}
+
+
+@pytest.mark.parametrize("name", ["glbal_mag", "nothing*", "no/such/folder"])
+def test_a_name_that_means_nothing_is_refused_with_what_there_is(tmp_path: Path, name: str) -> None:
+    grid(tmp_path, seeds=(0,))
+    with pytest.raises(PruningError, match=r"Known: global_mag, layer_mag, random\."):
+        select(name, tmp_path)
+
+
+def test_a_missing_records_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PruningError, match="no such folder"):
+        select("random", tmp_path / "runs")
+
+
+def test_other_hardware_is_warned_of(tmp_path: Path) -> None:
+    grid(tmp_path, seeds=(0, 1))
+    other = record(70, seed=1, method="random", sparsity=0.9)
+    other["environment"]["device_name"] = "another processor"
+    save(tmp_path, other)
+    (warning,) = sides(tmp_path, "global_mag", "random").warnings
+    assert "device_name (a processor, another processor)" in warning
+
+
+def test_the_table_is_plain_text_with_a_verdict_a_row(tmp_path: Path) -> None:
+    grid(tmp_path)
+    comparison = sides(tmp_path, "global_mag", "random")
+    title, columns, rows = comparison_table(comparison)
+    assert title.startswith("global_mag against random")
+    assert columns == [
+        "target",
+        "top-1 global_mag",
+        "top-1 random",
+        "difference",
+        "95 % interval",
+        "pairs",
+        "verdict",
+    ]
+    assert [row[0] for row in rows] == ["sparsity 50 %", "sparsity 90 %", "sparsity 98 %"]
+    last = comparison.rows[-1]
+    assert last.difference is not None
+    assert last.interval is not None
+    assert rows[-1][3:] == [
+        f"{last.difference.mean:+.2f}",
+        f"{last.interval.low:+.2f} to {last.interval.high:+.2f}",
+        "3",
+        "global_mag is better",
+    ]
