@@ -40,12 +40,14 @@ class Weights:
     collected: what the score `needs`, each of `value`'s shape and in float32.
     where: the flat indices in the layer that `value` is of.
     seed: of this layer, for scores that draw at random.
+    outputs: the dimension of a whole layer in which its outputs (filters, neurons) lie.
     """
 
     value: Tensor
     collected: Mapping[str, Tensor] = field(default_factory=dict)
     where: range | Tensor = range(0)
     seed: int = 0
+    outputs: int = 0
 
     def __getitem__(self, need: str) -> Tensor:
         """What was collected under this name."""
@@ -91,6 +93,26 @@ def magnitude(weights: Weights) -> Tensor:
 def l1_norm(weights: Weights) -> Tensor:
     """abs(w), added up over a filter or block: its L1 norm"""
     return weights.value.abs()
+
+
+@SCORES.register(
+    "fpgm",
+    needs=[],
+    elementwise=False,
+    structures=["filter"],
+    reason="it compares the filters of a layer with one another",
+    source="He et al. 2019, arXiv 1811.00250, eq. 6",
+)
+def geometric_median(weights: Weights) -> Tensor:
+    """The sum of a filter's distances from all filters of its layer: those nearest the geometric median go first
+
+    Every weight of a filter has the filter's score. Distances grow with the width of a layer and of its filters, so
+    that comparing within each layer, as the paper does, is what it is for.
+    """
+    filters = weights.value.movedim(weights.outputs, 0).flatten(1)
+    distances = torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+    shape = [-1 if i == weights.outputs else 1 for i in range(weights.value.dim())]
+    return distances.view(shape).expand(weights.value.shape)
 
 
 @SCORES.register(

@@ -27,7 +27,7 @@ from pruning.masks import Masks
 from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES, unknown
 from pruning.scoring import Weights, layer_seed
 from pruning.selection import LOWEST, Source, smallest
-from pruning.structure import Tile, fixed_sparsity
+from pruning.structure import Tile, fixed_sparsity, output_dimension
 
 DEFAULT_SPARSITY = 0.9
 CPU_SLICE = 1 << 17  # weights a thread; what is computed from them stays in a core's own cache
@@ -319,7 +319,13 @@ class Scored:
         value = _removed_at_zero(layer.parameter.detach(), self.kept.get(name)).float()
         collected = self.collected.get(name, {})
         scores = SCORES.get(self.score)(
-            Weights(value, collected, range(layer.size), layer_seed(self.seed, name))
+            Weights(
+                value,
+                collected,
+                range(layer.size),
+                layer_seed(self.seed, name),
+                output_dimension(layer) if value.dim() > 1 else 0,
+            )
         )
         _refuse_wrong(name, scores, value)
         return scores

@@ -44,6 +44,14 @@ def test_scores_by_hand() -> None:
     assert SCORES.get("grasp")(values).tolist() == [-6.0, 4.0]
 
 
+def test_fpgm_by_hand() -> None:
+    """Filters (0, 0), (3, 4) and (6, 8): the middle one is 10 away from the others, they are 15 away."""
+    value = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
+    expected = torch.tensor([15.0, 10.0, 15.0])
+    assert torch.equal(SCORES.get("fpgm")(Weights(value)), expected[:, None].expand(3, 2))
+    assert torch.equal(SCORES.get("fpgm")(Weights(value.T, outputs=1)), expected.expand(2, 3))
+
+
 def test_lamp_by_hand_with_ties_and_zeros() -> None:
     """Squares 4, 1, 4, 0, 9: 4 is divided by 4 + 4 + 9, the later 4 by 4 + 9, 1 by 18, 9 by 9."""
     found = SCORES.get("lamp")(Weights(torch.tensor([[-2.0, 1.0, 2.0], [0.0, 0.0, 3.0]])))
