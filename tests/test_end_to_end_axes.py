@@ -57,11 +57,9 @@ def test_fractions_by_kind_of_layer_from_a_file(cli: Cli, tmp_path: Path) -> Non
 def test_filters_are_recorded_and_verified_with_their_biases(cli: Cli, tmp_path: Path) -> None:
     result = run(cli, tmp_path, "--structure", "filter", "--method", "layer_fpgm", "--sparsity", "0.5")
     assert result["final"]["sparsity"] == 0.5
-    biases = (6 + 16 + 120 + 84) // 2
-    assert (
-        result["final"]["nonzero_parameters"]
-        == result["final"]["parameters"] - (54 + 864 + 48_000 + 10_080) // 2 - biases
-    )
+    weights, biases = 54 + 864 + 48_000 + 10_080, 6 + 16 + 120 + 84
+    final = result["final"]
+    assert final["nonzero_parameters"] == final["parameters"] - (weights + biases) // 2
     done = cli("verify", str(only_run(tmp_path / "runs")))
     assert done.returncode == 0, done.stdout + done.stderr
 
