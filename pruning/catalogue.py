@@ -39,7 +39,9 @@ def _architectures() -> Rows:
         for entry in ARCHITECTURES.entries().values()
     ]
     others = [
-        [name, "3x224x224", "torchvision"] for name in models.names() if name not in ARCHITECTURES.names()
+        [name, "", "torchvision's classifier of that name"]
+        for name in models.names()
+        if name not in ARCHITECTURES.names()
     ]
     return ["architecture", "input", "what it is"], ours + others
 

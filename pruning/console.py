@@ -99,10 +99,10 @@ class Console:
 
     def _show_round(self, event: Mapping[str, Any]) -> None:
         self._line(
-            f"round {event['round']}      sparsity {100 * event['sparsity']:.2f} % "
-            f"(target {100 * event['target_sparsity']:.2f} %), compression {_times(event['compression_ratio'])}, "
-            f"theoretical speedup {_times(event['theoretical_speedup'])}, "
-            f"top-1 {event['top1_before_finetune']:.2f} % -> {event['top1']:.2f} %",
+            f"round {event['round']}      sparsity {_percent(event['sparsity'])} "
+            f"(target {_percent(event['target_sparsity'])})  compression {_times(event['compression_ratio'])}  "
+            f"theoretical speedup {_times(event['theoretical_speedup'])}  "
+            f"top-1 {event['top1_before_finetune']:.2f} -> {event['top1']:.2f} %",
             style="bold green",
         )
 

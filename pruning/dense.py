@@ -6,6 +6,7 @@ is killed leaves checkpoints, from which the next goes on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 from collections.abc import Mapping
@@ -140,17 +141,16 @@ def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
 
 
 def _snapshot(session: Session, folder: DenseFolder, initial: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The network's state at `rewind_epoch`; where nobody kept it, that much of the training is done again.
+    """The network's state at `rewind_epoch`; where nobody kept it whole, that much of the training is done again.
 
     Training is deterministic, so the state is the one that the dense training went through.
     """
     file = folder.snapshot(session.config.rewind_epoch)
-    if not file.exists():
-        session.model.load_state_dict(initial)
-        again = recipe(session.config, session.limit)
-        with session.clock.stage("dense_training"):
-            session.train(
-                again, None, lambda *_: None, epochs=session.config.rewind_epoch, phase="dense prefix"
-            )
-        write_tensors(file, session.model.state_dict())
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return read_tensors(file)
+    session.model.load_state_dict(initial)
+    again = recipe(session.config, session.limit)
+    with session.clock.stage("dense_training"):
+        session.train(again, None, lambda *_: None, epochs=session.config.rewind_epoch, phase="dense prefix")
+    write_tensors(file, session.model.state_dict())
     return read_tensors(file)

@@ -428,6 +428,14 @@ CASES = {
     # runs
     "resume: no folder": case("--resume", "runs/none", says=("runs/none", "no such folder")),
     "resume: no run": case("--resume", "runs", says=("runs", "holds no run")),
+    "resume: and a configuration": case(
+        "--resume",
+        "runs/done",
+        "--config",
+        "run.yaml",
+        says="leave --config out",
+        files={"run.yaml": "lr: 1"},
+    ),
     "resume: other options": case("--resume", "runs/done", "--seed", "5", says="--seed was 0, now 5"),
     "resume: configuration gone": run_case("--resume", "runs/done", says="holds no run", config_yaml=None),
     "resume: configuration garbage": run_case(

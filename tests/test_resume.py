@@ -167,3 +167,13 @@ def test_a_run_on_other_images_is_not_resumed(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "images was 'others'" in said.replace("--", "")
+
+
+def test_a_damaged_state_to_rewind_to_is_trained_again(tmp_path: Path) -> None:
+    rewind = (*OFTEN, "--finetune", "rewind")
+    folder = _whole(tmp_path, rewind)
+    before = outcome(folder)
+    shutil.rmtree(folder)
+    (snapshot,) = (tmp_path / "runs/.dense").glob("*/epoch-1.safetensors")
+    snapshot.write_bytes(snapshot.read_bytes()[:-10])
+    assert outcome(_whole(tmp_path, rewind)) == before
