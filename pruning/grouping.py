@@ -88,7 +88,8 @@ def coupled_bundles(
         }
         bundles.append(Bundle({by_module[name]: order[name] for name in pruned}, along))
     if refused:
-        raise _does_not_fit(structure, refused)
+        in_order = [layer.name for layer in layers if layer.name in refused]
+        raise _does_not_fit(structure, {name: refused[name] for name in in_order})
     return bundles
 
 
@@ -98,7 +99,11 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _does_not_fit(structure: str, refused: Mapping[str, str]) -> PruningError:
-    reasons = "; ".join(f"{name} ({reason})" for name, reason in refused.items())
+    by_reason = {
+        reason: ", ".join(name for name, own in refused.items() if own == reason)
+        for reason in dict.fromkeys(refused.values())
+    }
+    reasons = "; ".join(f"{names} ({reason})" for reason, names in by_reason.items())
     excluded = " ".join(f"--exclude {name}" for name in refused)
     return PruningError(
         f"Structure {structure} does not fit {reasons}. Leave out what it does not fit: {excluded}."

@@ -70,7 +70,7 @@ class Scored:
     def _scores(self, name: str) -> Tensor:
         """The scores of a whole layer in its shape, weights that are removed counting as zero."""
         layer = self._layer(name)
-        value = removed_at_zero(layer.parameter.detach(), self.kept.get(name)).float()
+        value = removed_at_zero(layer.parameter.detach(), self.kept.get(name)).to(torch.float32, copy=True)
         collected = self.collected.get(name, {})
         scores = SCORES.get(self.score)(
             Weights(
@@ -161,7 +161,8 @@ class ElementwiseScores:
 
     def held(self) -> HeldScores:
         """The scores of the layer as a whole, weights that are removed counting as zero."""
-        left = self.parameter if self.gone is None else self.parameter.masked_fill(self.gone, 0)
+        # A copy, so that a user's score that works in place leaves the model alone.
+        left = self.parameter.clone() if self.gone is None else self.parameter.masked_fill(self.gone, 0)
         scores = self._scores(range(self.size), left, dict(self.collected), self.gone)
         return HeldScores(_flat(scores))
 

@@ -269,7 +269,8 @@ def test_filters_that_cannot_go_are_refused_with_the_reason() -> None:
 
     net = Residual().eval()
     with pytest.raises(
-        PruningError, match=r"stem\.weight \(its filters go only together with those of second, which"
+        PruningError,
+        match=r"stem\.weight, each\.weight \(its filters go only together with those of second, which",
     ):
         choose(net, "global_mag", structure="filter", batches=images(), exclude=["second"])
     with pytest.raises(PruningError, match="Structure filter needs a batch"):

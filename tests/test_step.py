@@ -293,6 +293,22 @@ def test_a_score_that_hands_back_the_weights_does_no_harm(monkeypatch: pytest.Mo
     assert model[0].weight.flatten().tolist() == [0.0, -1.0, 2.0, -3.0]  # type: ignore[union-attr, operator]
 
 
+@pytest.mark.parametrize("structure", ["weight", "filter"])
+def test_a_score_that_works_in_place_does_no_harm(structure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if structure == "filter":
+        pytest.importorskip("torch_pruning", reason="the extra shrink is not installed")
+    monkeypatch.setattr(SCORES, "_functions", dict(SCORES._functions))
+    monkeypatch.setattr(SCORES, "_entries", dict(SCORES._entries))
+
+    @SCORES.register("in_place", source="this test")
+    def in_place(weights: Weights) -> Tensor:
+        return weights.value.abs_()
+
+    model = lenet()
+    choose(model, "layer_in_place", 0.5, batches=batches(), structure=structure)
+    assert all(torch.equal(value, lenet().state_dict()[name]) for name, value in model.state_dict().items())
+
+
 # What is refused
 
 
