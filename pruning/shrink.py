@@ -150,7 +150,7 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     """
     try:
         tensors = run_files.read_tensors(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise PruningError(f"{path} can't be read as a shrunk network: {error}.") from error
     small = copy.deepcopy(model)
     names, expected = set(tensors), set(small.state_dict())
