@@ -48,7 +48,7 @@ app = typer.Typer(
 
 # How long OpenMP's threads spin before they sleep. With the default, two runs that share their cores stop one another
 # for up to seconds at every parallel loop; on idle cores this costs nothing that could be measured.
-SPINS = "2000"
+SPINS = "20000"
 
 
 def main() -> None:

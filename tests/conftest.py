@@ -21,7 +21,18 @@ from typing import Any
 import pytest
 
 MAIN = Path(__file__).parent.parent / "main.py"
-SHORT = ("--epochs", "2", "--finetune-epochs", "1", "--rounds", "2", "--log-interval", "20")
+SHORT = (
+    "--epochs",
+    "2",
+    "--finetune-epochs",
+    "1",
+    "--rounds",
+    "2",
+    "--log-interval",
+    "20",
+    "--measure-seconds",
+    "0",
+)
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

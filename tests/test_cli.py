@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import MAIN, Cli, command, environment, only_run, read_result
 
-QUICK = ("--epochs", "1", "--finetune-epochs", "1", "--rounds", "1")
+QUICK = ("--epochs", "1", "--finetune-epochs", "1", "--rounds", "1", "--measure-seconds", "0.05")
 
 
 @pytest.mark.parametrize(
