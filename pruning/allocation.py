@@ -15,6 +15,8 @@ from fractions import Fraction
 from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, unknown
 
+DEFAULT_SPARSITY = 0.9  # where nobody says how much to remove
+
 
 @dataclass(frozen=True)
 class LayerSize:

@@ -228,8 +228,9 @@ def _our_epoch(images: data.Dataset) -> Action:
     model = models.build("my", classes=10, shape=(1, 28, 28)).to(memory_format=torch.channels_last)
     recipe = Recipe(1, BATCH, 0.01, None, 5e-4, "fp32", seed=0)
 
+    def nothing(*_: Any) -> None: ...
+
     def action() -> None:
-        nothing = lambda *_: None  # noqa: E731
         state = TrainingState(model, recipe)
         train(
             model,
@@ -318,7 +319,9 @@ def extra_memory(arch: str, contender: str) -> int | None:
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
-    MASK_MAKERS[contender]({"some": torch.randn(100, 100)})()  # what is imported and set up once does not count
+    MASK_MAKERS[contender](
+        {"some": torch.randn(100, 100)}
+    )()  # what is imported and set up once does not count
     action = MASK_MAKERS[contender](_weights(arch))
     _give_memory_back()
     reset.write_text("5")  # the peak counts from here

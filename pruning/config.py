@@ -27,14 +27,13 @@ from pydantic import (
 )
 
 from pruning import methods, models, plugins
-from pruning.allocation import read_by_layer
+from pruning.allocation import DEFAULT_SPARSITY, read_by_layer
 from pruning.errors import PruningError
 from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unknown
 from pruning.structure import fixed_sparsity
 from pruning.yaml_files import read_yaml
 
 AMOUNTS = ("sparsity", "compression", "count", "layer_sparsity")
-DEFAULT_SPARSITY = 0.9
 DEFAULT_ROUNDS = 3
 
 

@@ -21,6 +21,12 @@ def linear(target: float, rounds: int) -> list[float]:
     return [target * r / rounds for r in range(1, rounds)] + [target]
 
 
+@SCHEDULES.register("cubic")
+def cubic(target: float, rounds: int) -> list[float]:
+    """Fast at first, while there is much to spare, and slower and slower (Zhu and Gupta 2017, arXiv 1710.01878)."""
+    return [target * (1 - (1 - r / rounds) ** 3) for r in range(1, rounds)] + [target]
+
+
 @SCHEDULES.register("one_shot", rounds=1)
 def one_shot(target: float, rounds: int) -> list[float]:
     """Everything at once, in a single round."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning import grouping, methods
-from pruning.allocation import Amount, Group, LayerSize
+from pruning.allocation import DEFAULT_SPARSITY, Amount, Group, LayerSize
 from pruning.collecting import COLLECTORS, Batches, Loss, refuse_unseen_inputs
 from pruning.errors import PruningError
 from pruning.grouping import Bundle
@@ -26,8 +26,6 @@ from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES, unknown
 from pruning.scored import Scored, removed_at_zero
 from pruning.selection import Source, smallest
 from pruning.structure import Tile, fixed_sparsity
-
-DEFAULT_SPARSITY = 0.9
 
 
 def prune(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.registry import SCHEDULES
-from pruning.scheduling import geometric, linear, one_shot
+from pruning.scheduling import cubic, geometric, linear, one_shot
 
 
 @pytest.mark.parametrize("name", SCHEDULES.names())
@@ -27,6 +27,10 @@ def test_geometric_keeps_the_same_fraction_of_what_is_left() -> None:
 
 def test_linear_removes_the_same_number_every_round() -> None:
     assert linear(0.75, 3) == [0.25, 0.5, 0.75]
+
+
+def test_cubic_leaves_a_cube_of_what_is_left_to_do() -> None:
+    assert cubic(0.8, 4) == pytest.approx([0.8 * (1 - 27 / 64), 0.8 * (1 - 8 / 64), 0.8 * (1 - 1 / 64), 0.8])
 
 
 def test_one_shot_removes_everything_at_once() -> None:
