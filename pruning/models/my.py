@@ -21,8 +21,9 @@ class My(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, channels, 28, 28) -> logits (N, classes)."""
-        hidden = F.max_pool2d(F.relu(self.conv1(images)), 2)
-        hidden = F.max_pool2d(F.relu(self.conv2(hidden)), 2)
+        # ReLU and max-pooling commute, values and gradients alike; after the pooling ReLU has a quarter of the work.
+        hidden = F.relu(F.max_pool2d(self.conv1(images), 2))
+        hidden = F.relu(F.max_pool2d(self.conv2(hidden), 2))
         hidden = F.relu(self.fc1(hidden.flatten(1)))
         return self.fc3(F.relu(self.fc2(hidden)))
 
