@@ -19,7 +19,7 @@ from pruning.measure import latency, storage
 from pruning.preparation import check_outputs, dense_twin, prepare
 from pruning.registry import FINETUNINGS
 from pruning.session import Observer, Session
-from pruning.step import choose
+from pruning.step import plan
 from pruning.training import Recipe, lies_channels_last
 
 STAGES = ("dense_training", "scoring", "masking", "finetuning", "evaluation", "total")
@@ -86,7 +86,7 @@ def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) ->
         config.batch_size, order=order, channels_last=lies_channels_last(session.model)
     )
     session.emit("scoring", round=number, method=config.method)
-    masks = choose(
+    planned = plan(
         session.model,
         config.method,
         amount.sparsity if amount.by_layer is None else amount.by_layer,
@@ -101,7 +101,7 @@ def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) ->
         prune_classifier=config.prune_classifier,
         stage=session.clock.stage,
     )
-    session.masks = masks.apply(session.model)
+    masks = session.masks = planned.apply()
     _warn_of_empty_layers(session, masks)
     session.emit(
         "pruning",

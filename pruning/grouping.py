@@ -7,7 +7,7 @@ come nearest to the number asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf, prod
 from typing import Any
@@ -20,7 +20,7 @@ from pruning.errors import PruningError
 from pruning.layers import Layer
 from pruning.registry import STRUCTURES
 from pruning.selection import LOWEST
-from pruning.structure import Tile
+from pruning.structure import Tile, output_dimension
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,45 @@ def coupled_bundles(
         in_order = [layer.name for layer in layers if layer.name in refused]
         raise _does_not_fit(structure, {name: refused[name] for name in in_order})
     return bundles
+
+
+def normalisation_scales(
+    model: nn.Module, layers: Sequence[Layer], bundles: Sequence[Bundle]
+) -> dict[str, Tensor]:
+    """For every weight abs(gamma) of the normalisation that its filter goes with; of several the mean. float32.
+
+    PruningError that names all layers whose filters no normalisation with a scale follows.
+    """
+    modules = dict(model.named_modules())
+    by_name = {layer.name: layer for layer in layers}
+    found: dict[str, Tensor] = {}
+    without: list[str] = []
+    for bundle in bundles:
+        scales = [
+            model.get_parameter(name).detach().float().abs()[entries]
+            for name, entries in bundle.along.items()
+            if not _is_layer(modules[name.rpartition(".")[0]]) and name.endswith("weight")
+        ]
+        if not scales:
+            without += bundle.tiles
+            continue
+        scale = torch.stack(scales).mean(0)
+        for name, order in bundle.tiles.items():
+            layer = by_name[name]
+            own = scale if order is None else torch.empty_like(scale).index_copy_(0, order, scale)
+            output = output_dimension(layer)
+            shape = [-1 if dimension == output else 1 for dimension in range(len(layer.shape))]
+            found[name] = own.view(shape).expand(layer.shape)
+    if without:
+        in_order = [layer.name for layer in layers if layer.name in without]
+        raise PruningError(
+            f"No normalisation with a scale follows {', '.join(in_order)}: nothing to score them by. "
+            f"Leave them out: {' '.join(f'--exclude {name}' for name in in_order)}."
+        )
+    return found
+
+
+OF_CHANNELS: dict[str, Callable[..., dict[str, Tensor]]] = {"normalisation scale": normalisation_scales}
 
 
 def _is_layer(module: nn.Module) -> bool:

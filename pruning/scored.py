@@ -13,8 +13,8 @@ from pruning import grouping
 from pruning.errors import PruningError
 from pruning.grouping import Bundle, Candidates
 from pruning.layers import Layer
-from pruning.registry import SCORES
-from pruning.scoring import Weights, layer_seed
+from pruning.registry import SCORES, unknown
+from pruning.scoring import CORRECTIONS, Weights, layer_seed
 from pruning.selection import LOWEST, Source
 from pruning.structure import Tile, output_dimension
 
@@ -69,20 +69,33 @@ class Scored:
 
     def _scores(self, name: str) -> Tensor:
         """The scores of a whole layer in its shape, weights that are removed counting as zero."""
-        layer = self._layer(name)
-        value = removed_at_zero(layer.parameter.detach(), self.kept.get(name)).to(torch.float32, copy=True)
-        collected = self.collected.get(name, {})
-        scores = SCORES.get(self.score)(
-            Weights(
-                value,
-                collected,
-                range(layer.size),
-                layer_seed(self.seed, name),
-                output_dimension(layer) if value.dim() > 1 else 0,
-            )
-        )
-        _refuse_wrong(name, scores, value)
+        weights = self._weights(name)
+        scores = SCORES.get(self.score)(weights)
+        _refuse_wrong(name, scores, weights.value)
         return scores
+
+    def corrected(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By layer what its weights are to be once only the `kept` are left; empty for scores that correct nothing."""
+        correction = SCORES.entry(self.score).about.get("correction")
+        if correction is None:
+            return {}
+        if correction not in CORRECTIONS:
+            raise unknown("correction of a score", correction, CORRECTIONS)
+        return {
+            layer.name: CORRECTIONS[correction](self._weights(layer.name), kept[layer.name])
+            for layer in self.layers
+        }
+
+    def _weights(self, name: str) -> Weights:
+        """A whole layer with copies of its weights, those that are removed being zero."""
+        layer = self._layer(name)
+        return Weights(
+            removed_at_zero(layer.parameter.detach(), self.kept.get(name)).to(torch.float32, copy=True),
+            self.collected.get(name, {}),
+            range(layer.size),
+            layer_seed(self.seed, name),
+            output_dimension(layer) if len(layer.shape) > 1 else 0,
+        )
 
     def _gone(self, name: str) -> Tensor:
         """Where weights are removed already, by the masks or else by being zero."""

@@ -15,21 +15,27 @@ and, where that is so, with
   "root mean square" (the L2 norm, for groups of equal size) or "first" (one draw for all of them);
 - ``allocation``: the only one that the score goes with; the method then has the score's own name;
 - ``structures``: the only ones that the score goes with, and ``reason``, why;
-- ``iterations``: into how many steps a pruning is divided, each of which scores what the one before it left.
+- ``iterations``: into how many steps a pruning is divided, each of which scores what the one before it left;
+- ``correction``: the name in `CORRECTIONS` of a function ``(weights, kept) -> Tensor`` that gives the layer's weights
+  after the pruning, the kept ones corrected for the loss of the others.
 
-What a score needs is collected by the function of that name in `collecting.COLLECTORS`.
+What a score needs is collected by the function of that name in `collecting.COLLECTORS`, or, if it is about channels, in
+`grouping.OF_CHANNELS`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pruning.registry import SCORES
+
+BLOCKS_AT_ONCE = 1 << 12  # how many blocks are corrected together
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Weights:
     """What a score sees: a layer, or any flat piece of it.
 
     value: the weights in float32.
-    collected: what the score `needs`, each of `value`'s shape and in float32.
+    collected: what the score `needs`, each in float32 and of `value`'s shape (for scores of whole layers as collected).
     where: the flat indices in the layer that `value` is of.
     seed: of this layer, for scores that draw at random.
     outputs: the dimension of a whole layer in which its outputs (filters, neurons) lie.
@@ -161,6 +167,56 @@ def diagonal_fisher(weights: Weights) -> Tensor:
 
 
 @SCORES.register(
+    "second_order",
+    needs=["inverse Fisher"],
+    elementwise=False,
+    correction="optimal brain surgeon",
+    source="Singh and Alistarh 2020, arXiv 2004.14340; Kurtic et al. 2022, arXiv 2203.07259, eq. 5",
+)
+def second_order(weights: Weights) -> Tensor:
+    """w^2 / 2 [F^-1]_ww, F the empirical Fisher in blocks of 50 weights; kept weights are corrected
+
+    The increase of the loss that removing w is expected to make when the other weights of its block make up for it as
+    best they can, which they then do (see `optimal_brain_surgeon`).
+    """
+    diagonal = weights["inverse Fisher"].diagonal(dim1=1, dim2=2).flatten()[: weights.value.numel()]
+    return weights.value.square().div_(diagonal.view(weights.value.shape)).div_(2)
+
+
+@SCORES.register(
+    "movement",
+    needs=["movement"],
+    elementwise=True,
+    source="Sanh et al. 2020, arXiv 2005.07683, eq. 5",
+)
+def movement(weights: Weights) -> Tensor:
+    """- the sum of w x dL/dw over steps of training: weights that move towards zero go first
+
+    The steps are trial steps of plain SGD from the weights as they are, one for each score batch (--score-batches), so
+    that the score means the same in every round and outside of a run; the network itself does not move. The paper adds
+    up over the fine-tuning in which it prunes. The score may be negative.
+    """
+    return weights["movement"]
+
+
+@SCORES.register(
+    "bn_scale",
+    needs=["normalisation scale"],
+    elementwise=True,
+    structures=["filter"],
+    reason="it is the scale of the normalisation behind a filter",
+    source="Liu et al. 2017, arXiv 1708.06519",
+)
+def normalisation_scale(weights: Weights) -> Tensor:
+    """abs(gamma), the scale of the normalisation that follows a filter
+
+    Of channels that several normalisations follow, because they are added up, the mean. The paper trains with an L1
+    penalty on the scales beforehand; here the dense training is everybody's.
+    """
+    return weights["normalisation scale"]
+
+
+@SCORES.register(
     "act", needs=["mean input"], elementwise=True, source="ShrinkBench, Blalock et al. 2020, arXiv 2003.03033"
 )
 def activation_weighted(weights: Weights) -> Tensor:
@@ -248,6 +304,36 @@ def random(weights: Weights) -> Tensor:
     The draw is a hash of seed and position, so that it is the same on every device and for every way of slicing.
     """
     return uniform(weights.position, weights.seed)
+
+
+def optimal_brain_surgeon(weights: Weights, kept: Tensor) -> Tensor:
+    """The layer's weights after those that are not `kept` (bools of its shape) are removed.
+
+    In every block the removed weights Q are removed jointly: w - F^-1[:, Q] ([F^-1][Q, Q])^-1 w_Q, which is the least
+    increase of w^T F w / 2 that there is with w_Q = 0 (Kurtic et al. 2022, equation 6).
+    """
+    inverse = weights["inverse Fisher"]
+    size = inverse.shape[-1]
+    flat = functional.pad(weights.value.flatten(), (0, inverse.shape[0] * size - weights.value.numel()))
+    removed = functional.pad(~kept.flatten(), (0, len(flat) - kept.numel())).view(-1, size)
+    blocks = zip(
+        *(part.split(BLOCKS_AT_ONCE) for part in (inverse, flat.view(-1, size), removed)), strict=True
+    )
+    corrected = torch.cat([_without(*block) for block in blocks])
+    return corrected.flatten()[: weights.value.numel()].view(weights.value.shape)
+
+
+def _without(inverse: Tensor, values: Tensor, removed: Tensor) -> Tensor:
+    """Blocks (blocks, size) without what is `removed`, given F^-1 (blocks, size, size)."""
+    exact = torch.float32 if inverse.device.type == "mps" else torch.float64
+    inverse, gone = inverse.to(exact), removed.to(exact)
+    # [F^-1][Q, Q], and the identity for the others, so that all blocks are solved at once whatever their Q.
+    only_removed = inverse * gone[:, :, None] * gone[:, None, :] + torch.diag_embed(1 - gone)
+    multipliers = torch.linalg.solve(only_removed, values * gone)
+    return (values - (inverse @ multipliers[:, :, None]).squeeze(2)).float().masked_fill(removed, 0)
+
+
+CORRECTIONS: dict[str, Callable[[Weights, Tensor], Tensor]] = {"optimal brain surgeon": optimal_brain_surgeon}
 
 
 def uniform(position: Tensor, seed: int) -> Tensor:

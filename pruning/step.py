@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import wraps
+from inspect import signature
 from itertools import chain
+from typing import ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -27,34 +30,29 @@ from pruning.scored import Scored, removed_at_zero
 from pruning.selection import Source, smallest
 from pruning.structure import Tile, fixed_sparsity
 
+P = ParamSpec("P")
 
-def prune(
-    model: nn.Module,
-    method: str = "global_mag",
-    sparsity: float | Mapping[str, float] | None = None,
-    count: int | None = None,
-    batches: Batches | None = None,
-    include: Iterable[str] = (),
-    exclude: Iterable[str] = (),
-    seed: int = 0,
-    *,
-    structure: str = "weight",
-    floor: float = 0.0,
-    masks: Masks | None = None,
-    prune_classifier: bool = False,
-    loss: Loss = functional.cross_entropy,
-) -> Masks:
-    """Removes weights of `model`: sets them to zero and returns the masks, bound to the model.
 
-    The arguments are those of `choose`.
+@dataclass(frozen=True)
+class Plan:
+    """A pruning that is worked out and not done yet.
+
+    corrected: for scores that correct the kept weights, layer name -> float32 weights after the pruning.
     """
-    return choose(
-        model, method, sparsity, count, batches, include, exclude, seed,
-        structure=structure, floor=floor, masks=masks, prune_classifier=prune_classifier, loss=loss,
-    ).apply(model)  # fmt: skip
+
+    model: nn.Module
+    masks: Masks
+    corrected: Mapping[str, Tensor]
+
+    def apply(self) -> Masks:
+        """Does it, in place: removed weights are zero, kept ones corrected. Returns the masks, bound to the model."""
+        with torch.no_grad():
+            for name, values in self.corrected.items():
+                self.model.get_parameter(name).copy_(values)
+        return self.masks.apply(self.model)
 
 
-def choose(
+def plan(
     model: nn.Module,
     method: str = "global_mag",
     sparsity: float | Mapping[str, float] | None = None,
@@ -70,8 +68,8 @@ def choose(
     prune_classifier: bool = False,
     loss: Loss = functional.cross_entropy,
     stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
-) -> Masks:
-    """The masks with which `method` prunes `model`; the model stays as it is, bit for bit.
+) -> Plan:
+    """How `method` prunes `model`; the model stays as it is, bit for bit.
 
     method: `{allocation}_{score}` (global_mag, layer_grad, ...), or one with a name of its own (lamp, random, ...).
     sparsity: the fraction of the prunable weights to remove, 0 to 1 (0.9 if no count is given either); or fractions by
@@ -111,33 +109,69 @@ def choose(
         bundles, batches = _bundles(structure, model, layers, batches)
     if iterations > 1 and batches is not None:
         batches = list(batches)
-    kept = earlier
+    kept, corrected, needs = earlier, {}, about.get("needs", [])
     for step in range(1, iterations + 1):
         with stage("scoring"):
-            now = _without_removed(layers, kept) if kept and iterations > 1 else layers
-            collected = _collect(about.get("needs", []), method, model, now, batches, loss)
+            now = _as_left(layers, kept, corrected) if kept and needs else layers
+            collected = _collect(needs, method, model, now, batches, loss, bundles)
         with stage("masking"):
-            scored = Scored(layers, score, seed, kept, collected)
+            scored = Scored(now, score, seed, kept, collected)
             shares = [_share(group, earlier, step / iterations, layers) for group in groups]
             if tiles is None:
                 chosen = _select(shares, scored.sources(), kept, floor)
             else:
                 chosen = _select_tiles(shares, scored, tiles, bundles, floor)
             kept = {layer.name: chosen[layer.name].view(layer.shape) for layer in layers}
+            corrected = scored.corrected(kept)
     with stage("masking"):
-        return Masks(
+        new = Masks(
             {layer.name: _laid_out_like(layer.parameter, kept[layer.name]) for layer in layers},
             {**(masks.along if masks is not None else {}), **_along(model, bundles, kept, tiles)},
         )
+    return Plan(model, new, corrected)
+
+
+def _with_arguments_of(
+    planning: Callable[P, Plan],
+) -> Callable[[Callable[[Plan], Masks]], Callable[P, Masks]]:
+    """Decorator: a function of a plan becomes one of the arguments from which the plan is made."""
+
+    def decorate(finish: Callable[[Plan], Masks]) -> Callable[P, Masks]:
+        @wraps(finish)
+        def planned(*arguments: P.args, **named: P.kwargs) -> Masks:
+            return finish(planning(*arguments, **named))
+
+        planned.__signature__ = signature(planning).replace(return_annotation="Masks")  # type: ignore[attr-defined]
+        return planned
+
+    return decorate
+
+
+@_with_arguments_of(plan)
+def prune(planned: Plan) -> Masks:
+    """Removes weights of a model: sets them to zero and returns the masks, bound to the model.
+
+    Scores that correct the kept weights do so here. The arguments are those of `plan`.
+    """
+    return planned.apply()
+
+
+@_with_arguments_of(plan)
+def choose(planned: Plan) -> Masks:
+    """The masks with which a method prunes a model, which stays as it is, bit for bit; the arguments are `plan`'s."""
+    return planned.masks
 
 
 def check(model: nn.Module, method: str, structure: str, layers: Sequence[Layer], images: Tensor) -> None:
     """PruningError if `method` and `structure` cannot prune these layers, as far as that shows without any data."""
     methods.check(method, structure)
     grouping.tiles_of(structure, layers)
+    needs = SCORES.entry(methods.split(method)[1]).about.get("needs", [])
     if STRUCTURES.entry(structure).about.get("coupled"):
-        grouping.coupled_bundles(structure, model, images, layers)
-    if {"input norm", "mean input"} & set(SCORES.entry(methods.split(method)[1]).about.get("needs", [])):
+        bundles = grouping.coupled_bundles(structure, model, images, layers)
+        for need in grouping.OF_CHANNELS.keys() & set(needs):
+            grouping.OF_CHANNELS[need](model, layers, bundles)
+    if {"input norm", "mean input"} & set(needs):
         refuse_unseen_inputs(layers)
 
 
@@ -188,14 +222,14 @@ def _removed(group: Group, kept: Mapping[str, Tensor]) -> int:
     return sum(int((~kept[name]).count_nonzero()) for name in group.names if name in kept)
 
 
-def _without_removed(layers: Sequence[Layer], kept: Mapping[str, Tensor]) -> list[Layer]:
-    """The layers with copies of their weights in which those that are removed are zero."""
+def _as_left(
+    layers: Sequence[Layer], kept: Mapping[str, Tensor], corrected: Mapping[str, Tensor]
+) -> list[Layer]:
+    """The layers with copies of their weights, corrected if they are, in which those that are removed are zero."""
     return [
-        replace(
-            layer,
-            parameter=nn.Parameter(removed_at_zero(layer.parameter.detach(), kept.get(layer.name)), False),
-        )
+        replace(layer, parameter=nn.Parameter(removed_at_zero(left, kept.get(layer.name)), False))
         for layer in layers
+        for left in [corrected.get(layer.name, layer.parameter.detach()).to(layer.parameter)]
     ]
 
 
@@ -262,17 +296,29 @@ def _along(
 
 
 def _collect(
-    needs: list[str], method: str, model: nn.Module, layers: list[Layer], batches: Batches | None, loss: Loss
+    needs: Sequence[str],
+    method: str,
+    model: nn.Module,
+    layers: list[Layer],
+    batches: Batches | None,
+    loss: Loss,
+    bundles: Sequence[Bundle],
 ) -> dict[str, dict[str, Tensor]]:
     """What the score needs of each layer: layer name -> need -> tensor."""
-    if needs and batches is None:
+    of_batches = [need for need in needs if need not in grouping.OF_CHANNELS]
+    if of_batches and batches is None:
         raise PruningError(
-            f"{method} needs the {' and '.join(needs)}: give batches, an iterable of (inputs, targets)."
+            f"{method} needs the {' and '.join(of_batches)}: give batches, an iterable of (inputs, targets)."
         )
-    for need in needs:
+    for need in of_batches:
         if need not in COLLECTORS:
-            raise unknown("need of a score", need, COLLECTORS)
-    found = {need: COLLECTORS[need](model, layers, batches, loss) for need in needs}
+            raise unknown("need of a score", need, [*COLLECTORS, *grouping.OF_CHANNELS])
+    found = {
+        need: COLLECTORS[need](model, layers, batches, loss)
+        if need in of_batches
+        else grouping.OF_CHANNELS[need](model, layers, bundles)
+        for need in needs
+    }
     return {layer.name: {need: values[layer.name] for need, values in found.items()} for layer in layers}
 
 
