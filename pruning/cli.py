@@ -189,12 +189,12 @@ def measure(
 ) -> None:
     """Time a run's pruned network beside the dense one on this machine."""
     from pruning.measure import latency
-    from pruning.preparation import dense_twin, reopen
+    from pruning.preparation import new_network, reopen
 
     console = Console()
     with _watching(console) as watcher:
         session, _ = reopen(records.folder_at(run), watcher)
-        networks = {"dense": dense_twin(session), "pruned": session.model}
+        networks = {"dense": new_network(session, session.config.seed), "pruned": session.model}
         console.latencies(latency.compare(networks, session.data.shape, batch_size or (1, 64), seconds))
 
 

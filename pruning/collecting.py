@@ -3,8 +3,8 @@
 A collector is a function ``(model, layers, batches, loss) -> {layer name: tensor of the layer's shape, float32}``
 (another shape for a score of whole layers), entered under its name in `COLLECTORS`; a score names what it `needs`. It
 evaluates `model` with the values that `layers` have (those may be copies in which removed weights are zero), on the
-layers' device and in their dtype, in evaluation mode: dropout is off and batch normalisation uses its running statistics, so that what a sample contributes
-does not depend on the samples beside it.
+layers' device and in their dtype, in evaluation mode: dropout is off and batch normalisation uses its running
+statistics, so that what a sample contributes does not depend on the samples beside it.
 
 The model is left as it was found, bit for bit: gradients are those of stand-ins, buffers are copies, and modes and the
 random state are put back. Every collector raises PruningError when there is not a single batch.

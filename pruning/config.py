@@ -35,6 +35,7 @@ from pruning.yaml_files import read_yaml
 
 AMOUNTS = ("sparsity", "compression", "count", "layer_sparsity")
 DEFAULT_ROUNDS = 3
+FINETUNE_LR = 0.05
 
 
 class Part(BaseModel):
@@ -260,9 +261,25 @@ class Finetuning(Part):
     """Fine-tuning"""
 
     finetune: str = Field("go_on", description="What follows each pruning (see `list finetunings`).")
-    finetune_epochs: int = Field(3, ge=0, description="Epochs of fine-tuning in each round.")
-    finetune_lr: float = Field(0.05, gt=0, description="Peak of the one-cycle learning rate in each round.")
-    rewind_epoch: int = Field(1, ge=0, description="Epoch of the dense training that `rewind` goes back to.")
+    finetune_epochs: int = Field(
+        3,
+        ge=0,
+        description="Epochs of fine-tuning in each round (rewind, rewind_lr: --epochs less --rewind-epoch).",
+    )
+    finetune_lr: float | None = Field(
+        None,
+        gt=0,
+        description="Peak of the one-cycle learning rate in each round (default: 0.05; rewind, rewind_lr: as dense).",
+    )
+    rewind_epoch: int = Field(
+        1, ge=0, description="Epoch of the dense training that `rewind` and `rewind_lr` go back to."
+    )
+    distill_weight: float = Field(
+        0.9, ge=0, le=1, description="How much of the loss `distill` takes from the dense network."
+    )
+    distill_temperature: float = Field(
+        4.0, gt=0, description="Temperature that softens what the dense network teaches in `distill`."
+    )
 
     @field_validator("finetune")
     @classmethod
@@ -334,12 +351,36 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
 
     @model_validator(mode="after")
     def _rewind_within_training(self) -> Self:
-        rewinds = FINETUNINGS.entry(self.finetune).about.get("rewinds", False)
-        if rewinds and self.rewind_epoch > self.epochs:
+        about = FINETUNINGS.entry(self.finetune).about
+        goes_back = about.get("rewinds", False) or about.get("replays", False)
+        if goes_back and self.rewind_epoch > self.epochs:
             raise PruningError(
                 f"--rewind-epoch {self.rewind_epoch} is beyond the dense training; give 0 to {self.epochs} (--epochs)."
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finetuning_of_policy(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """How long and how fast, where the policy says so; what is given must not contradict it."""
+        given = {**{name: cls.model_fields[name].default for name in ("epochs", "rewind_epoch")}, **values}
+        if not _replays(values.get("finetune")):
+            return values if values.get("finetune_lr") is not None else {**values, "finetune_lr": FINETUNE_LR}
+        epochs, rewind_epoch = _number(given["epochs"]), _number(given["rewind_epoch"])
+        if epochs is None or rewind_epoch is None or rewind_epoch > epochs:
+            return values  # refused by the checks of these fields
+        left = epochs - rewind_epoch
+        says = f"--finetune {values['finetune']} does the dense training again from epoch {rewind_epoch:g} on"
+        if values.get("finetune_epochs") is not None and _number(values["finetune_epochs"]) != left:
+            raise PruningError(
+                f"{says}, {left:g} of its {epochs:g} epochs, but --finetune-epochs is {values['finetune_epochs']}; "
+                "leave --finetune-epochs out, or move --rewind-epoch."
+            )
+        if values.get("finetune_lr") is not None:
+            raise PruningError(
+                f"{says}, at its learning rates, but --finetune-lr is {values['finetune_lr']}; leave --finetune-lr out."
+            )
+        return {**values, "finetune_epochs": left}
 
     def plain(self) -> dict[str, Any]:
         """All fields as JSON and YAML hold them."""
@@ -398,6 +439,10 @@ def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
         base = {name: value for name, value in base.items() if name not in AMOUNTS}
     if "schedule" in options and "rounds" not in options:
         base = {name: value for name, value in base.items() if name != "rounds"}
+    if {"finetune", "epochs", "rewind_epoch"} & options.keys() and _replays(
+        {**base, **options}.get("finetune")
+    ):
+        base = {name: value for name, value in base.items() if name not in ("finetune_epochs", "finetune_lr")}
     values = {**base, **options}
     for name in values:
         if name not in RunConfig.model_fields:
@@ -411,13 +456,21 @@ def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
         raise _sentence(error, file if set(base) - set(options) else None, options) from None
 
 
+def _replays(policy: Any) -> bool:
+    """Does fine-tuning by the policy of this name follow the dense training's recipe? False for an unknown name."""
+    entry = FINETUNINGS.entries().get(str(policy))
+    return entry is not None and bool(entry.about.get("replays", False))
+
+
 def _dry(config: RunConfig) -> RunConfig:
     """The same run, but one epoch where there are more, and small batches to evaluate."""
     epochs = min(config.epochs, 1)
+    replays = _replays(config.finetune)
+    rewind_epoch = min(config.rewind_epoch, 0 if replays else epochs)
     fewer = {
         "epochs": epochs,
-        "rewind_epoch": min(config.rewind_epoch, epochs),
-        "finetune_epochs": min(config.finetune_epochs, 1),
+        "rewind_epoch": rewind_epoch,
+        "finetune_epochs": epochs if replays else min(config.finetune_epochs, 1),
         "test_batch_size": min(config.test_batch_size, config.batch_size),
     }
     return config.model_copy(update=fewer)

@@ -270,8 +270,9 @@ def _header(event: Mapping[str, Any]) -> list[tuple[str, str]]:
     sparsities = ", ".join(_percent(sparsity) for sparsity in event["sparsities"])
     shape = "x".join(str(length) for length in images["shape"])
     rounds = f"{config['rounds']} round" + ("s" if config["rounds"] > 1 else "")
-    finetuning = f"{config['finetune']}, {config['finetune_epochs']} epochs a round, learning rate up to "
-    finetuning += f"{config['finetune_lr']:g}"
+    rate = config["finetune_lr"]
+    finetuning = f"{config['finetune']}, {config['finetune_epochs']} epochs a round, learning rate "
+    finetuning += f"from epoch {config['rewind_epoch']} on as above" if rate is None else f"up to {rate:g}"
     return [
         (
             "data",

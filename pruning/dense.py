@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,16 @@ def _source_digest(model: nn.Module) -> str | None:
         return None
 
 
-def dense_network(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
-    """Leave the trained dense network in `session.model`; return the state to rewind to, if the policy rewinds.
+@dataclass(frozen=True)
+class Origins:
+    """States of the dense network that a policy needs: at `rewind_epoch`, and at the end; None where it does not."""
+
+    rewound: Mapping[str, Tensor] | None = None
+    dense: Mapping[str, Tensor] | None = None
+
+
+def dense_network(session: Session, *, fresh: bool) -> Origins:
+    """Leave the trained dense network in `session.model`; return what the fine-tuning policy needs of it.
 
     `session.model` comes with its initial weights. `fresh` trains anew, whatever the cache holds.
     """
@@ -82,13 +91,14 @@ def dense_network(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | No
         if facts is None:
             facts = _train(session, folder)
         rewind = _snapshot(session, folder, initial) if rewinds else None
-        session.model.load_state_dict(read_tensors(folder.network))
+        network = read_tensors(folder.network)
+        session.model.load_state_dict(network)
     if session.log is None:
         session.open_log(0)
     session.progress.timing["dense_training"] = facts["seconds"]
     session.batches_done = session.dense_batches
     session.emit("dense", cached=cached, key=folder.path.name)
-    return rewind
+    return Origins(rewind, network if session.teaches else None)
 
 
 def recipe(config: RunConfig, limit: int | None) -> Recipe:

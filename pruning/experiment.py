@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pruning import machine, records, run_files
 from pruning.config import RunConfig
-from pruning.dense import dense_network
+from pruning.dense import Origins, dense_network
+from pruning.dense import recipe as dense_recipe
+from pruning.finetuning import Situation, Tuning
 from pruning.masks import FORMAT as MASKS_FORMAT
 from pruning.masks import Masks
 from pruning.measure import latency, storage
-from pruning.preparation import check_outputs, dense_twin, prepare
+from pruning.preparation import check_outputs, new_network, prepare
 from pruning.registry import FINETUNINGS
 from pruning.session import Observer, Session
 from pruning.step import plan
-from pruning.training import Recipe, lies_channels_last
+from pruning.training import lies_channels_last
 
 STAGES = ("dense_training", "scoring", "masking", "finetuning", "evaluation", "total")
 
@@ -43,40 +44,66 @@ def _run(session: Session, *, fresh: bool) -> dict[str, Any]:
         elif (result := session.folder.read_result()) is not None:
             return result
         session.announce()
-        rewind = begin(session, fresh=fresh)
+        origins = begin(session, fresh=fresh)
         for number in range(len(session.progress.rounds) + 1, session.config.rounds + 1):
+            tuning = policy(session, number, origins)
             if session.progress.masked is None:
-                prune(session, number, rewind)
-            finetune(session, number)
+                prune(session, number, tuning)
+            finetune(session, number, tuning)
             close_round(session, number)
         return finish(session)
 
 
-def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
-    """Come to the dense network, or to where an earlier process left the run; return the state to rewind to, if any."""
+def begin(session: Session, *, fresh: bool) -> Origins:
+    """Come to the dense network, or to where an earlier process left the run; return what fine-tuning goes back to."""
     records.refuse_other_run(session.config)
     found = session.checkpoints.load()
     if found is not None:
         session.check_basis(found[1]["basis"])
     session.folder.write_config(session.config.plain())
-    rewind = None
+    origins = Origins()
     if found is None:
-        rewind = dense_network(session, fresh=fresh)
+        origins = dense_network(session, fresh=fresh)
         session.progress.dense = session.metrics(session.evaluate("dense"))
         session.save()
     else:
         session.open_log(found[1]["progress"]["log_length"], resumed=True)
-        if session.rewinds:
-            rewind = dense_network(session, fresh=False)
+        if session.rewinds or session.teaches:
+            origins = dense_network(session, fresh=False)
         session.restore(*found)
     if session.config.dry_run:
         session.warn(
             "Dry run: two batches of every pass over the data, so that no number here means anything."
         )
-    return rewind
+    return origins
 
 
-def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) -> None:
+def policy(session: Session, number: int, origins: Origins) -> Tuning:
+    """How round `number` trains after its pruning."""
+    config = session.config
+    dense = replace(
+        dense_recipe(config, session.limit), seed=machine.derive_seed(config.seed, "finetune", number)
+    )
+    replay = replace(dense, first_epoch=config.rewind_epoch)
+    rate = config.finetune_lr
+    own = (
+        replay if rate is None else replace(dense, epochs=config.finetune_epochs, peak_lr=rate, base_lr=None)
+    )
+    found: Tuning = FINETUNINGS.get(config.finetune)(
+        Situation(
+            recipe=own,
+            replay=replay,
+            network=lambda: new_network(session, machine.derive_seed(config.seed, "reinit", number)),
+            rewound=origins.rewound,
+            dense=origins.dense,
+            distill_weight=config.distill_weight,
+            distill_temperature=config.distill_temperature,
+        )
+    )
+    return found
+
+
+def prune(session: Session, number: int, tuning: Tuning) -> None:
     """Remove what round `number` shall have removed, evaluate, and put the weights in place to fine-tune from."""
     config = session.config
     target, amount = session.steps[number - 1]
@@ -112,28 +139,22 @@ def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) ->
         prunable=masks.total,
     )
     session.progress.masked = session.evaluate("pruned", round=number)
-    FINETUNINGS.get(config.finetune)(session.model, rewind)
+    tuning.start(session.model)
     masks.apply(session.model)
     session.save()
 
 
-def finetune(session: Session, number: int) -> None:
+def finetune(session: Session, number: int, tuning: Tuning) -> None:
     """Train what is left, holding the masks."""
-    config = session.config
-    if not FINETUNINGS.entry(config.finetune).about["trains"]:
-        return
-    recipe = Recipe(
-        epochs=config.finetune_epochs,
-        batch_size=config.batch_size,
-        peak_lr=config.finetune_lr,
-        base_lr=None,
-        weight_decay=config.weight_decay,
-        precision=config.precision,
-        seed=machine.derive_seed(config.seed, "finetune", number),
-        limit=session.limit,
-    )
     with session.clock.stage("finetuning"):
-        session.train(recipe, session.take_training(), session.save, phase="finetune", round=number)
+        session.train(
+            tuning.recipe,
+            session.take_training(),
+            session.save,
+            loss=tuning.loss,
+            phase="finetune",
+            round=number,
+        )
 
 
 def close_round(session: Session, number: int) -> None:
@@ -175,7 +196,7 @@ def finish(session: Session) -> dict[str, Any]:
         "warnings": progress.warnings,
     }
     if config.measure_seconds > 0:
-        networks = {"dense": dense_twin(session), "pruned": session.model}
+        networks = {"dense": new_network(session, config.seed), "pruned": session.model}
         result["measured"] = latency.compare(networks, session.data.shape, seconds=config.measure_seconds)
     session.clock.lap()
     result["timing"] = {stage: progress.timing.get(stage, 0.0) for stage in STAGES}

@@ -100,11 +100,9 @@ def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, di
     return session, result
 
 
-def dense_twin(session: Session) -> nn.Module:
-    """A network like the session's of which nothing is removed, to be timed beside it.
-
-    It has weights as drawn at random, not the trained ones: what they are takes no time.
-    """
+def new_network(session: Session, seed: int) -> nn.Module:
+    """A network like the session's of which nothing is removed, with weights as drawn at random by this seed."""
+    torch.manual_seed(seed)
     config = session.config.model_copy(update={"pretrained": False, "weights": None})
     return build_network(config, session.data, session.device)
 

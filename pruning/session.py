@@ -23,9 +23,11 @@ from pruning.run_files import Checkpoints, EventLog, RunFolder
 from pruning.training import (
     NotFiniteError,
     Recipe,
+    TrainingLoss,
     TrainingState,
     batches_an_epoch,
     check_finite,
+    cross_entropy,
     evaluate,
     train,
 )
@@ -116,14 +118,16 @@ class Session:
     def __post_init__(self) -> None:
         self.progress = Progress(timing=self.clock.seconds)
         self.masks: Masks | None = None
-        self.rewinds: bool = FINETUNINGS.entry(self.config.finetune).about.get("rewinds", False)
+        policy = FINETUNINGS.entry(self.config.finetune).about
+        self.rewinds: bool = policy.get("rewinds", False)
+        self.teaches: bool = policy.get("teaches", False)
         self._training: tuple[dict[str, Tensor], dict[str, int]] | None = None
         self.checkpoints = Checkpoints(self.folder.state)
         self.log: EventLog | None = None
         self.batches_done = 0
         in_epoch = batches_an_epoch(self.data.train, self.config.batch_size, self.limit)
         self.dense_batches = self.config.epochs * in_epoch
-        self.round_batches = self.config.finetune_epochs * in_epoch
+        self.round_batches = self.config.finetune_epochs * in_epoch if policy.get("trains", True) else 0
 
     # --- what is told -------------------------------------------------------------------------------------------
 
@@ -276,6 +280,7 @@ class Session:
         saved: tuple[Mapping[str, Tensor], Mapping[str, int]] | None,
         save: Callable[[Mapping[str, Tensor], Mapping[str, int]], None],
         *,
+        loss: TrainingLoss = cross_entropy,
         epochs: int | None = None,
         on_epoch: Callable[[int], None] = lambda epoch: None,
         **about: Any,
@@ -294,12 +299,15 @@ class Session:
         begun = self.batches_done
         last_save = last_tick = time.monotonic()
 
+        def done() -> int:
+            return begun + (state.epoch - recipe.first_epoch) * in_epoch
+
         def after_batch() -> None:
             nonlocal last_save, last_tick
             now = time.monotonic()
             if now - last_tick > TICK:
                 last_tick = now
-                self._tick(begun + state.epoch * in_epoch + state.batch)
+                self._tick(done() + state.batch)
             try:
                 self.observer.check_stop()
             except InterruptedRunError:
@@ -323,6 +331,7 @@ class Session:
                 self.data,
                 recipe,
                 state,
+                loss=loss,
                 epochs=epochs,
                 log_interval=self.config.log_interval,
                 on_log=lambda entry: self.emit("batch", **about, **entry),
@@ -337,7 +346,7 @@ class Session:
         if self.masks is not None:
             # Holding multiplies by zero, which leaves -0.0 where a weight was negative: now they are all +0.0.
             self.masks.apply(self.model)
-        self.batches_done = begun + state.epoch * in_epoch
+        self.batches_done = done()
         self._tick(self.batches_done)
 
     def _tick(self, done: int) -> None:

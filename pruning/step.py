@@ -109,7 +109,8 @@ def plan(
         bundles, batches = _bundles(structure, model, layers, batches)
     if iterations > 1 and batches is not None:
         batches = list(batches)
-    kept, corrected, needs = earlier, {}, about.get("needs", [])
+    kept, needs = earlier, about.get("needs", [])
+    corrected: dict[str, Tensor] = {}
     for step in range(1, iterations + 1):
         with stage("scoring"):
             now = _as_left(layers, kept, corrected) if kept and needs else layers

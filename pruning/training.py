@@ -43,6 +43,15 @@ class Recipe:
     precision: str
     seed: int
     limit: int | None = None  # batches in an epoch, where not all of them are done (dry run)
+    first_epoch: int = 0  # where the training begins; the learning rate is that of all `epochs`
+
+
+TrainingLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def cross_entropy(inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of a training unless another is given: the mean over a batch of inputs, the network's outputs, targets."""
+    return functional.cross_entropy(outputs, targets)
 
 
 class TrainingState:
@@ -52,7 +61,7 @@ class TrainingState:
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
-        self.epoch = 0
+        self.epoch = recipe.first_epoch
         self.batch = 0
         self.seen = 0
         self.optimizer = _sgd(model, recipe)
@@ -145,6 +154,7 @@ def train(
     recipe: Recipe,
     state: TrainingState,
     *,
+    loss: TrainingLoss = cross_entropy,
     epochs: int | None = None,
     log_interval: int,
     on_log: Callable[[dict[str, Any]], None],
@@ -178,11 +188,11 @@ def train(
             seed_everything(derive_seed(recipe.seed, "step", step), device)
             with autocast(recipe.precision, device):
                 outputs = model(inputs)
-                loss = functional.cross_entropy(outputs, targets)
+                value = loss(inputs, outputs, targets)
             state.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            value.backward()
             state.optimizer.step()
-            state.add(loss.detach(), outputs.detach(), targets)
+            state.add(value.detach(), outputs.detach(), targets)
             if state.batch % log_interval == 0 or state.batch == in_epoch:
                 on_log(_log_entry(state, in_epoch, learning_rate))
             if state.batch < in_epoch:
