@@ -120,9 +120,10 @@ def distill(situation: Situation) -> Tuning:
 
 
 def distillation(teacher: nn.Module, weight: float, temperature: float) -> TrainingLoss:
-    """(1 - a) x cross entropy + a T^2 x KL(teacher || student), both softened by the temperature T (Hinton et al. 2015).
+    """(1 - a) x cross entropy + a T^2 x KL(teacher || student), a being the weight (Hinton et al. 2015, section 2).
 
-    The teacher sees the very images, augmented, that the student sees; the means are over a batch.
+    For the divergence both are softened by the temperature T. The teacher sees the very images, augmented, that the
+    student sees; the means are over a batch.
     """
 
     def loss(inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ TrainingLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def cross_entropy(inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of a training unless another is given: the mean over a batch of inputs, the network's outputs, targets."""
+    """The usual loss: of a batch's inputs, the network's outputs and the targets, the mean over the batch."""
     return functional.cross_entropy(outputs, targets)
 
 

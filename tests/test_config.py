@@ -42,6 +42,29 @@ def test_rounds_follow_the_schedule() -> None:
         resolve({"schedule": "one_shot", "rounds": 4})
 
 
+@pytest.mark.parametrize("policy", ["rewind", "rewind_lr"])
+def test_policies_that_replay_the_dense_training_last_as_long_as_it_did(policy: str, tmp_path: Path) -> None:
+    config = resolve({"finetune": policy, "epochs": 12, "rewind_epoch": 4})
+    assert (config.finetune_epochs, config.finetune_lr) == (8, None)
+    assert resolve({"finetune": policy, "finetune_epochs": 9}).finetune_epochs == 9
+    file = write(tmp_path / "run.yaml", config.plain())
+    assert resolve({}, file) == config
+    assert resolve({"epochs": 6}, file).finetune_epochs == 2
+    assert resolve({"rewind_epoch": 0}, file).finetune_epochs == 12
+    other = resolve({"finetune": "go_on", "finetune_epochs": 2}, file)
+    assert (other.finetune_epochs, other.finetune_lr) == (2, 0.05)
+    usual = write(tmp_path / "usual.yaml", resolve({}).plain())
+    assert resolve({"finetune": policy}, usual).finetune_epochs == 9
+    dry = resolve({"finetune": policy, "dry_run": True})
+    assert (dry.epochs, dry.rewind_epoch, dry.finetune_epochs) == (1, 0, 1)
+    for contradiction, sentence in (
+        ({"finetune_epochs": 3}, "from epoch 4 on, 8 of its 12 epochs, but --finetune-epochs is 3"),
+        ({"finetune_lr": 0.01}, "at its learning rates, but --finetune-lr is 0.01; leave"),
+    ):
+        with pytest.raises(PruningError, match=sentence):
+            resolve({"finetune": policy, "epochs": 12, "rewind_epoch": 4, **contradiction})
+
+
 def test_a_structure_that_fixes_the_amount_is_one_round_of_it() -> None:
     config = resolve({"structure": "1:4", "method": "layer_mag"})
     assert (config.sparsity, config.rounds) == (0.75, 1)

@@ -278,16 +278,6 @@ def test_without_finetuning_nothing_is_trained_after_pruning(shared_runs: Path) 
     assert entry["top1"] == entry["top1_before_finetune"]
 
 
-def test_rewinding_starts_from_the_dense_weights_of_that_epoch(shared_runs: Path) -> None:
-    result = do(shared_runs, finetune="rewind", rewind_epoch=1, finetune_epochs=0, name="rewound")
-    snapshot = next((shared_runs / ".dense").glob("*/epoch-1.safetensors"))
-    network, early = load_file(shared_runs / "rewound/model.safetensors"), load_file(snapshot)
-    masks = load_file(shared_runs / "rewound/masks.safetensors")
-    for name, tensor in network.items():
-        assert torch.equal(tensor, early[name] * masks.get(name, 1))
-    assert result["config"]["rewind_epoch"] == 1
-
-
 def test_a_snapshot_made_later_is_the_one_that_training_went_through(tmp_path: Path) -> None:
     do(tmp_path / "at once", finetune="rewind", name="run")
     do(tmp_path / "later", name="first")  # trains the dense network and keeps no snapshot

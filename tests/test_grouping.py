@@ -15,7 +15,16 @@ from torch.nn.utils import prune as torch_prune
 
 import pruning
 from pruning import Masks, PruningError
-from pruning.grouping import Candidates, lowest, rows, together, unrows
+from pruning.grouping import (
+    Candidates,
+    coupled_bundles,
+    lowest,
+    normalisation_scales,
+    rows,
+    together,
+    unrows,
+)
+from pruning.layers import prunable
 from pruning.step import choose
 from pruning.structure import Tile
 
@@ -282,6 +291,55 @@ def test_filters_that_cannot_go_are_refused_with_the_reason() -> None:
         choose(
             resnet, "global_mag", structure="filter", batches=[(torch.randn(1, 3, 32, 32), torch.zeros(1))]
         )
+
+
+# The scale of the normalisation behind filters
+
+
+@needs_torch_pruning
+def test_filters_of_the_smallest_normalisation_scales_go() -> None:
+    net = plain()
+    net[1].weight.data = torch.tensor([0.3, -2.0, 0.1, -0.2, 1.0, 0.5])  # type: ignore[union-attr]
+    masks = choose(
+        net, "layer_bn_scale", 0.5, batches=images(), structure="filter", exclude=["3", "6"]
+    )  # without batch normalisation
+    assert masks["0.weight"].flatten(1).any(1).tolist() == [False, True, False, False, True, True]
+
+
+@needs_torch_pruning
+def test_of_several_normalisations_that_follow_joint_filters_the_mean_counts() -> None:
+    class Normalised(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.BatchNorm2d(6), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.norm(self.stem(x)))
+            x = x + self.outer(self.second(torch.relu(self.inner(self.first(x)))))
+            return self.head(torch.relu(self.each(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    net = Normalised().eval()
+    net.norm.weight.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    net.outer.weight.data = torch.tensor([-4.0, 1.0, -1.0, 0.0])
+    layers = prunable(net)
+    found = normalisation_scales(net, layers, coupled_bundles("filter", net, images()[0][0], layers))
+    for name in ("stem.weight", "second.weight", "each.weight"):
+        assert found[name].flatten(1)[:, 0].tolist() == [2.5, 1.5, 2.0, 2.0]
+        assert found[name].shape == net.get_parameter(name).shape
+    assert found["first.weight"].unique().tolist() == [1.0]
+
+
+@needs_torch_pruning
+def test_filters_without_a_normalisation_are_refused_by_name() -> None:
+    from pruning.step import check
+
+    net = plain()
+    message = r"No normalisation with a scale follows 3\.weight, 6\.weight: .*--exclude 3\.weight --exclude 6"
+    with pytest.raises(PruningError, match=message):
+        choose(net, "global_bn_scale", batches=images(), structure="filter")
+    with pytest.raises(PruningError, match=message):
+        check(net, "global_bn_scale", "filter", prunable(net), images()[0][0])
 
 
 # A floor

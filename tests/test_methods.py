@@ -34,6 +34,7 @@ def test_every_allocation_goes_with_every_score_that_does_not_fix_it() -> None:
         ("synflow", "4:8", "goes with the allocation layer only.*choose another score"),
         ("lamp", "filter", "goes with the structure weight only.*among the single weights"),
         ("layer_l1", "weight", "goes with the structure filter or block only.*it is mag"),
+        ("global_bn_scale", "weight", "goes with the structure filter only.*normalisation behind a filter"),
         ("global_mag", "wieght", "Unknown structure 'wieght'. Did you mean weight"),
     ],
 )

@@ -14,7 +14,15 @@ from pruning.collecting import gradients
 from pruning.errors import PruningError
 from pruning.layers import prunable
 from pruning.registry import SCORES
-from pruning.scoring import Weights, gradient_magnitude, layer_seed, magnitude, random, uniform
+from pruning.scoring import (
+    Weights,
+    gradient_magnitude,
+    layer_seed,
+    magnitude,
+    optimal_brain_surgeon,
+    random,
+    uniform,
+)
 
 
 def test_magnitude_by_hand() -> None:
@@ -42,6 +50,56 @@ def test_scores_by_hand() -> None:
     assert scored("synflow", [-2.0, 0.5], synaptic_flow=[3.0, 8.0]) == [6.0, 4.0]
     values = Weights(torch.tensor([-2.0, 0.5]), {"Hessian-gradient product": torch.tensor([3.0, 8.0])})
     assert SCORES.get("grasp")(values).tolist() == [-6.0, 4.0]
+
+
+def test_second_order_and_movement_by_hand() -> None:
+    """[F^-1] has 2 and 4 on the diagonal of the first block's first weights: 4^2 / (2 x 2) and 1 / (2 x 4)."""
+    inverse = torch.eye(50)[None].clone()
+    inverse[0, :2, :2] = torch.tensor([[2.0, 1.0], [1.0, 4.0]])
+    values = Weights(torch.tensor([[4.0], [-1.0]]), {"inverse Fisher": inverse})
+    assert SCORES.get("second_order")(values).tolist() == [[4.0], [0.125]]
+    # Without the first weight the second loses 4 x 1 / 2; without the second the first gains 1 / 4.
+    first, second = torch.tensor([[True], [False]]), torch.tensor([[False], [True]])
+    assert optimal_brain_surgeon(values, second).tolist() == [[0.0], [-3.0]]
+    assert optimal_brain_surgeon(values, first).tolist() == [[4.25], [0.0]]
+    assert scored("movement", [-2.0, 0.5], movement=[-3.0, 8.0]) == [-3.0, 8.0]
+    assert scored("bn_scale", [-2.0, 0.5], normalisation_scale=[3.0, 8.0]) == [3.0, 8.0]
+
+
+def test_second_order_is_the_least_increase_of_the_quadratic_form() -> None:
+    """v^T F v / 2 over all v with v_Q = -w_Q, by least squares for each block; 57 weights fill a block and a bit."""
+    torch.manual_seed(0)
+    gradients_of = torch.randn(2, 80, 50).double()
+    fisher = gradients_of.mT @ gradients_of / 80 + 0.1 * torch.eye(50)
+    value = torch.randn(57)
+    weights = Weights(value, {"inverse Fisher": fisher.inverse().float()})
+    alone = SCORES.get("second_order")(weights)
+    for removed in ([3], [0, 1, 7, 49, 50, 56], list(range(57))):
+        kept = torch.ones(57, dtype=torch.bool)
+        kept[removed] = False
+        change = torch.zeros(100).double()
+        change[:57] = optimal_brain_surgeon(weights, kept).double() - value
+        expected = torch.zeros(2, 50).double()
+        for block in range(2):
+            gone = torch.zeros(50, dtype=torch.bool)
+            gone[[i - 50 * block for i in removed if i // 50 == block]] = True
+            expected[block, gone] = -value.double()[[i for i in removed if i // 50 == block]]
+            own = fisher[block]
+            expected[block, ~gone] = torch.linalg.solve(
+                own[~gone][:, ~gone], -own[~gone][:, gone] @ expected[block, gone]
+            )
+        expected = expected.flatten()
+        expected[57:] = 0  # there are no weights
+        torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-5)
+    rise = change_of_one(fisher[0], weights, 3)
+    assert float(alone[3]) == pytest.approx(rise, rel=1e-4)
+
+
+def change_of_one(fisher: Tensor, weights: Weights, removed: int) -> float:
+    """v^T F v / 2 for the correction that follows the removal of one weight of the first block."""
+    kept = torch.arange(len(weights.value)) != removed
+    change = (optimal_brain_surgeon(weights, kept) - weights.value).double()[:50]
+    return float(change @ fisher @ change / 2)
 
 
 def test_fpgm_by_hand() -> None:

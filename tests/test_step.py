@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from pruning.layers import prunable
 from pruning.methods import check, names, split
 from pruning.registry import SCORES
 from pruning.scoring import Weights
-from pruning.step import choose
+from pruning.step import choose, plan
 
 
 def goes_with_weights(method: str) -> bool:
@@ -37,6 +38,15 @@ def lenet() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 3), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+def small() -> nn.Sequential:
+    """The same with fewer neurons, where every method is tried."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Conv2d(6, 16, 3), nn.ReLU(), nn.MaxPool2d(4),
+        nn.Flatten(), nn.Linear(16, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 10),
     )  # fmt: skip
 
 
@@ -95,7 +105,7 @@ def test_a_count_above_a_layers_size_empties_it() -> None:
 @pytest.mark.parametrize("sparsity", [0.0, 0.123, 0.9, 0.98])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_exactly_the_rounded_fraction_is_removed(method: str, sparsity: float, dtype: torch.dtype) -> None:
-    model = lenet().to(dtype)
+    model = small().to(dtype)
     masks = pruning.prune(model, method, sparsity, batches=batches())
     if method.startswith("layer_"):
         expected = sum(round(sparsity * layer.weights) for layer in masks.layers())
@@ -207,9 +217,9 @@ def test_global_l1_by_20_percent() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_earlier_masks_removed_stays_removed_whatever_the_weights_are(method: str) -> None:
-    model = lenet()
+    model = small()
     first = choose(model, method, sparsity=0.5, batches=batches())
-    rewound = lenet()
+    rewound = small()
     second = pruning.prune(rewound, method, sparsity=0.8, batches=batches(), seed=9, masks=first)
     assert not any((second[name] & ~first[name]).any() for name in first)
     assert second.removed == choose(model, method, sparsity=0.8, batches=batches()).removed
@@ -239,6 +249,37 @@ def test_choosing_leaves_the_model_and_pruning_changes_only_removed_weights() ->
     for name, value in model.state_dict().items():
         expected = before[name] * masks[name] if name in masks else before[name]
         assert torch.equal(value, expected)
+
+
+def test_pruning_corrects_the_kept_weights_and_choosing_does_not() -> None:
+    model, data = lenet(), batches()
+    before = copy.deepcopy(model.state_dict())
+    chosen = choose(model, "global_second_order", 0.5, batches=data)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    masks = pruning.prune(model, "global_second_order", 0.5, batches=data)
+    assert masks == chosen
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == (name not in masks)
+    for name, mask in masks.items():
+        assert not model.get_parameter(name)[~mask].any()
+        moved = (model.get_parameter(name).detach() - before[name])[mask].abs()
+        assert 0 < float(moved.mean()) < 0.1 * float(before[name][mask].abs().mean())
+    plain = copy.deepcopy(model)
+    plain.load_state_dict({name: value * masks.get(name, torch.tensor(1)) for name, value in before.items()})
+
+    def loss(net: nn.Module) -> float:
+        return sum(nn.functional.cross_entropy(net(inputs), targets).item() for inputs, targets in data)
+
+    whole = lenet()
+    assert abs(loss(model) - loss(whole)) < abs(loss(plain) - loss(whole))
+    again = pruning.prune(model, "global_second_order", 0.7, batches=data, masks=masks)
+    assert not any((again[name] & ~mask).any() for name, mask in masks.items())
+    assert all(not model.get_parameter(name)[~mask].any() for name, mask in again.items())
+
+
+def test_choosing_and_pruning_take_the_arguments_of_planning() -> None:
+    assert str(signature(pruning.prune)).split(" -> ")[0] == str(signature(plan)).split(" -> ")[0]
+    assert list(signature(choose).parameters)[:5] == ["model", "method", "sparsity", "count", "batches"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pruning.training import (
     Recipe,
     TrainingState,
     batches_an_epoch,
+    cross_entropy,
     evaluate,
     one_cycle,
     train,
@@ -145,6 +147,23 @@ def test_part_of_a_training_is_its_beginning() -> None:
     training(part, TrainingState(part, RECIPE), epochs=1)
     assert torch.equal(part[1].weight, snapshots[0])
     assert not torch.equal(part[1].weight, snapshots[1])
+
+
+def test_a_training_may_begin_at_a_later_epoch_with_that_epochs_learning_rates_and_another_loss() -> None:
+    logged: list[dict[str, Any]] = []
+    later = dataclasses.replace(RECIPE, first_epoch=1)
+    model, again = network(), network()
+    training(model, TrainingState(model, later), recipe=later, on_log=logged.append)
+    assert [(entry["epoch"], entry["batch"]) for entry in logged] == [(2, 3), (2, 6), (2, 7)]
+    assert [entry["lr"] for entry in logged] == [one_cycle(7 + step, 14, 0.1) for step in (2, 5, 6)]
+    quadrupled: list[dict[str, Any]] = []
+
+    def loss(inputs: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        assert len(inputs) == len(outputs) == len(targets)
+        return cross_entropy(inputs, outputs, targets) * 0 + 4
+
+    training(again, TrainingState(again, later), recipe=later, on_log=quadrupled.append, loss=loss)
+    assert {entry["loss"] for entry in quadrupled} == {4.0}
 
 
 def test_a_loss_that_is_not_finite_stops_the_training() -> None:
