@@ -46,6 +46,20 @@ def _architectures() -> Rows:
     return ["architecture", "input", "what it is"], ours + others
 
 
+def _scores() -> Rows:
+    rows = []
+    for entry in SCORES.entries().values():
+        needs = ", ".join(entry.about.get("needs", ())) or "weights only"
+        rows.append([entry.name, entry.summary, needs, entry.about.get("source", "")])
+    return ["score", "what it is", "needs", "source"], rows
+
+
+def _finetunings() -> Rows:
+    return ["fine-tuning policy", "what it does", "source"], [
+        [entry.name, entry.summary, entry.about.get("source", "")] for entry in FINETUNINGS.entries().values()
+    ]
+
+
 def _plain(registry: Registry) -> Callable[[], Rows]:
     def rows() -> Rows:
         return [registry.kind, "what it does"], [
@@ -61,9 +75,9 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "datasets": _plain(DATASETS),
     "schedules": _plain(SCHEDULES),
     "structures": _plain(STRUCTURES),
-    "finetunings": _plain(FINETUNINGS),
+    "finetunings": _finetunings,
     "allocations": _plain(ALLOCATIONS),
-    "scores": _plain(SCORES),
+    "scores": _scores,
 }
 
 

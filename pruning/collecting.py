@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pruning.errors import PruningError
 from pruning.layers import CONVOLUTIONS, Layer
 
-BLOCK = 50  # weights in a block of the Fisher matrix (Kurtic et al. 2022, section 4)
+BLOCK = 50  # weights in a block of the Fisher matrix (Kurtic et al. 2022)
 DAMPING = 1e-3  # on its diagonal; how it was chosen is said in `inverse_fisher`
 MOVEMENT_RATE = 0.01  # the learning rate of the steps over which movement adds up
 GRADIENTS_AT_ONCE = 1 << 24  # how many numbers the gradients of single samples may take together
@@ -88,8 +88,8 @@ def inverse_fisher(
 
     F = DAMPING I + the mean over all samples of g g^T, g being the gradient of one sample's loss with respect to BLOCK
     weights that follow one another in the layer; the last block is filled up with weights of gradient zero. Singh and
-    Alistarh (equation 4) build the inverse up sample by sample; adding up first and inverting once gives the same and
-    takes a fraction of the time. A weight that is zero counts as removed: no other block member knows of it.
+    Alistarh build the inverse up sample by sample; adding up first and inverting once gives the same in a fraction of
+    the time. A weight that is zero counts as removed: it has no part in what the others of its block can make up for.
 
     The more damping, the more the score is magnitude. The papers take 1e-5 and 1e-7, on larger networks; 1e-3 was the
     best of 1e-5 ... 1e-2 on the validation images of the bundled data.
@@ -103,14 +103,14 @@ def inverse_fisher(
     there = {layer.name: layer.parameter.detach() != 0 for layer in layers}
 
     def add(name: str, of_samples: Tensor) -> None:
-        blocks = in_blocks(of_samples.mul_(there[name]).flatten(1)).movedim(1, 0)
+        blocks = _in_blocks(of_samples.mul_(there[name]).flatten(1)).movedim(1, 0)
         sums[name].baddbmm_(blocks.mT, blocks)
 
     seen = _over_samples(model, layers, batches, loss, add)
     return {name: _inverse(name, total.div_(seen)) for name, total in sums.items()}
 
 
-def in_blocks(rows: Tensor) -> Tensor:
+def _in_blocks(rows: Tensor) -> Tensor:
     """Rows of weights (rows, weights) as (rows, blocks, BLOCK), the last block filled up with zeros."""
     return functional.pad(rows, (0, -rows.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
 
@@ -120,7 +120,7 @@ def _inverse(name: str, fisher: Tensor) -> Tensor:
     for blocks in fisher.split(BLOCKS_AT_ONCE):
         diagonal = blocks.diagonal(dim1=1, dim2=2)
         # What the sums were rounded by must not make a block singular.
-        rounding = torch.finfo(torch.float32).eps * diagonal.sum(1, keepdim=True)
+        rounding = 10 * torch.finfo(torch.float32).eps * diagonal.sum(1, keepdim=True)
         diagonal += rounding.clamp_(min=DAMPING)
         factors, failed = torch.linalg.cholesky_ex(blocks)
         if bool(failed.any()) or not bool(factors.isfinite().all()):

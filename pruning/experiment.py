@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
@@ -126,7 +127,7 @@ def prune(session: Session, number: int, tuning: Tuning) -> None:
         floor=config.floor,
         masks=session.masks,
         prune_classifier=config.prune_classifier,
-        stage=session.clock.stage,
+        stage=lambda name: _stage(session, name),
     )
     masks = session.masks = planned.apply()
     _warn_of_empty_layers(session, masks)
@@ -202,6 +203,14 @@ def finish(session: Session) -> dict[str, Any]:
     result["timing"] = {stage: progress.timing.get(stage, 0.0) for stage in STAGES}
     session.emit("result", path=str(folder.path), **final)
     return folder.write_result(result)
+
+
+@contextmanager
+def _stage(session: Session, name: str) -> Iterator[None]:
+    """A stage of the pruning, before which the run may be stopped."""
+    session.observer.check_stop()
+    with session.clock.stage(name):
+        yield
 
 
 def _until_stopped(batches: Iterator[Any], session: Session) -> Iterator[Any]:

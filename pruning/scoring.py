@@ -172,7 +172,7 @@ def diagonal_fisher(weights: Weights) -> Tensor:
     elementwise=False,
     iterations=10,
     correction="optimal brain surgeon",
-    source="Singh and Alistarh 2020, arXiv 2004.14340; Kurtic et al. 2022, arXiv 2203.07259, eq. 5",
+    source="Singh and Alistarh 2020, arXiv 2004.14340; Kurtic et al. 2022, arXiv 2203.07259",
 )
 def second_order(weights: Weights) -> Tensor:
     """w^2 / 2 [F^-1]_ww, F the empirical Fisher in blocks of 50 weights; kept weights are corrected; 10 steps
@@ -189,7 +189,7 @@ def second_order(weights: Weights) -> Tensor:
     "movement",
     needs=["movement"],
     elementwise=True,
-    source="Sanh et al. 2020, arXiv 2005.07683, eq. 5",
+    source="Sanh et al. 2020, arXiv 2005.07683",
 )
 def movement(weights: Weights) -> Tensor:
     """- the sum of w x dL/dw over steps of training: weights that move towards zero go first
@@ -312,7 +312,8 @@ def optimal_brain_surgeon(weights: Weights, kept: Tensor) -> Tensor:
     """The layer's weights after those that are not `kept` (bools of its shape) are removed.
 
     In every block the removed weights Q are removed jointly: w - F^-1[:, Q] ([F^-1][Q, Q])^-1 w_Q, which is the least
-    increase of w^T F w / 2 that there is with w_Q = 0 (Kurtic et al. 2022, equation 6).
+    increase of w^T F w / 2 that there is with w_Q = 0 (Kurtic et al. 2022). Where single precision cannot solve for
+    that, the block's kept weights stay as they are.
     """
     inverse = weights["inverse Fisher"]
     size = inverse.shape[-1]
@@ -330,9 +331,11 @@ def _without(inverse: Tensor, values: Tensor, removed: Tensor) -> Tensor:
     gone = removed.float()
     # [F^-1][Q, Q], and the identity for the others, so that all blocks are solved at once whatever their Q.
     only_removed = inverse * gone[:, :, None] * gone[:, None, :] + torch.diag_embed(1 - gone)
-    factors = torch.linalg.cholesky_ex(only_removed).L
+    factors, failed = torch.linalg.cholesky_ex(only_removed)
     multipliers = torch.cholesky_solve((values * gone)[:, :, None], factors)
-    return (values - (inverse @ multipliers).squeeze(2)).masked_fill(removed, 0)
+    corrected = values - (inverse @ multipliers).squeeze(2)
+    solved = (failed == 0)[:, None] & corrected.isfinite().all(1, keepdim=True)
+    return torch.where(solved, corrected, values).masked_fill(removed, 0)
 
 
 CORRECTIONS: dict[str, Callable[[Weights, Tensor], Tensor]] = {"optimal brain surgeon": optimal_brain_surgeon}

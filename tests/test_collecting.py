@@ -100,7 +100,7 @@ def test_squared_gradients_are_those_of_single_samples() -> None:
 
 
 def by_recursion(gradients_of: Tensor, damping: float) -> Tensor:
-    """The inverse of damping I + the mean of g g^T, built up one g after the other (Singh and Alistarh 2020, eq. 4)."""
+    """The inverse of damping I + the mean of g g^T, built up one g after the other (Singh and Alistarh 2020)."""
     count, size = gradients_of.shape
     inverse = torch.eye(size, dtype=torch.float64) / damping
     for gradient in gradients_of.double():
