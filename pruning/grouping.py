@@ -122,9 +122,10 @@ def normalisation_scales(
             found[name] = own.view(shape).expand(layer.shape)
     if without:
         in_order = [layer.name for layer in layers if layer.name in without]
+        instead = f"leave them out: {' '.join(f'--exclude {name}' for name in in_order)}" if found else ""
         raise PruningError(
-            f"No normalisation with a scale follows {', '.join(in_order)}: nothing to score them by. "
-            f"Leave them out: {' '.join(f'--exclude {name}' for name in in_order)}."
+            f"No normalisation with a scale follows {', '.join(in_order)}, so that nothing says what their filters "
+            f"are worth; {instead or 'choose another score'}."
         )
     return found
 

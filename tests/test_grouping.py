@@ -335,7 +335,7 @@ def test_filters_without_a_normalisation_are_refused_by_name() -> None:
     from pruning.step import check
 
     net = plain()
-    message = r"No normalisation with a scale follows 3\.weight, 6\.weight: .*--exclude 3\.weight --exclude 6"
+    message = r"No normalisation with a scale follows 3\.weight, 6\.weight, .*--exclude 3\.weight --exclude 6"
     with pytest.raises(PruningError, match=message):
         choose(net, "global_bn_scale", batches=images(), structure="filter")
     with pytest.raises(PruningError, match=message):
