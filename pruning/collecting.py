@@ -91,8 +91,9 @@ def inverse_fisher(
     Alistarh build the inverse up sample by sample; adding up first and inverting once gives the same in a fraction of
     the time. A weight that is zero counts as removed: it has no part in what the others of its block can make up for.
 
-    The more damping, the more the score is magnitude. The papers take 1e-5 and 1e-7, on larger networks; 1e-3 was the
-    best of 1e-5 ... 1e-2 on the validation images of the bundled data.
+    The more damping, the more the score is magnitude. The papers take 1e-5 and 1e-7, on larger networks. In three
+    rounds to 98 % on the bundled data 1e-3 came to 86.6 % of the validation images and 1e-4 to 85.9 % (means of
+    three seeds); pruned once without fine-tuning, smaller ones did as well or better. It is not tuned beyond that.
 
     Takes BLOCK floats for each weight. PruningError if the gradients are not finite.
     """
