@@ -22,6 +22,7 @@ from pruning.session import Observer, Session
 from pruning.step import choose
 from pruning.training import Recipe, lies_channels_last
 
+EQUAL = 1e-9  # points of top-1, fewer than one image is worth: what the arithmetic of percentages may add
 STAGES = ("dense_training", "scoring", "masking", "finetuning", "evaluation", "total")
 
 
@@ -69,7 +70,9 @@ def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
         _tell_where_it_goes_on(session, shared=saved is None)
     else:
         rewind = dense_network(session, fresh=fresh)
-        session.progress.dense = session.metrics(session.evaluate("dense"))
+        session.progress.dense = session.measured("dense")
+        if session.config.max_drop is not None:
+            session.accept()
         session.save()
     if session.config.dry_run:
         session.warn(
@@ -81,7 +84,7 @@ def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
 def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) -> None:
     """Remove what round `number` shall have removed, evaluate, and put the weights in place to fine-tune from."""
     config = session.config
-    step = session.steps[number - 1]
+    step = session.step(number)
     amount = step.amount
     seed = machine.derive_seed(config.seed, "score", number)
     order = torch.randperm(len(session.data.train), generator=torch.Generator().manual_seed(seed))
@@ -140,15 +143,17 @@ def finetune(session: Session, number: int) -> None:
 
 
 def close_round(session: Session, number: int) -> None:
-    """Measure the fine-tuned network and enter the round in the record."""
+    """Measure the fine-tuned network and enter the round in the record; a round that went too far is taken back."""
     progress = session.progress
     assert progress.masked is not None
     entry = {
         "round": number,
-        "target_sparsity": session.steps[number - 1].target,
+        "target_sparsity": session.step(number).target,
         "top1_before_finetune": progress.masked["top1"],
-        **session.metrics(session.evaluate("finetuned", round=number)),
+        **session.measured("finetuned", round=number),
     }
+    if session.config.max_drop is not None:
+        entry["held"] = accept_or_go_back(session, entry["validation_top1"])
     progress.rounds.append(entry)
     progress.masked = None
     session.emit("round", **entry)
@@ -157,16 +162,34 @@ def close_round(session: Session, number: int) -> None:
     session.save()
 
 
+def accept_or_go_back(session: Session, validation_top1: float) -> bool:
+    """Whether the network stays within --max-drop of the dense one; if not, the last that did is put in its place."""
+    assert session.progress.dense is not None and session.config.max_drop is not None
+    held = validation_top1 >= session.progress.dense["validation_top1"] - session.config.max_drop - EQUAL
+    if held:
+        session.accept()
+    else:
+        session.go_back()
+    return held
+
+
 def finish(session: Session) -> dict[str, Any]:
     """Write network, masks and, last, the record; return the record."""
     config, folder, progress = session.config, session.folder, session.progress
-    assert session.masks is not None and progress.dense is not None
+    assert progress.dense is not None
+    if session.masks is None:
+        session.warn(
+            f"No round stayed within --max-drop {config.max_drop:g} of the dense network's validation top-1 "
+            f"({progress.dense['validation_top1']:.2f} %): the network left is the dense one, and nothing is removed."
+        )
+    masks = _nothing_removed(session) if session.masks is None else session.masks
     run_files.write_tensors(folder.model, session.model.state_dict())
-    run_files.write_tensors(folder.masks, session.masks.tensors(), about=MASKS_FORMAT)
+    run_files.write_tensors(folder.masks, masks.tensors(), about=MASKS_FORMAT)
     network = config.network_path()
     if network is not None:
         run_files.write_network(network, session.model.state_dict())
-    final = {key: value for key, value in progress.rounds[-1].items() if key in progress.dense}
+    entry = records.final_network(progress.dense, progress.rounds)
+    final = {key: value for key, value in entry.items() if key in progress.dense}
     result: dict[str, Any] = {
         "schema_version": run_files.SCHEMA_VERSION,
         "name": folder.path.name,
@@ -199,6 +222,10 @@ def _tell_where_it_goes_on(session: Session, *, shared: bool) -> None:
     session.progress.shared_rounds = rounds
     session.emit("shared", rounds=rounds)
     session.save()
+
+
+def _nothing_removed(session: Session) -> Masks:
+    return Masks({layer.name: torch.ones_like(layer.parameter, dtype=torch.bool) for layer in session.layers})
 
 
 def _until_stopped(batches: Iterator[Any], session: Session) -> Iterator[Any]:

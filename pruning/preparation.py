@@ -18,7 +18,7 @@ from pruning.measure import compute, size
 from pruning.methods import split
 from pruning.session import Clock, Observer, Session
 from pruning.step import check
-from pruning.targets import Step, steps, steps_to_compression
+from pruning.targets import Step, searched_steps, steps, steps_to_compression
 
 DRY_BATCHES = 2  # of every pass over the data, in a dry run
 
@@ -128,11 +128,14 @@ def build_network(config: RunConfig, images: data.Dataset, device: torch.device)
 
 
 def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer]) -> list[Step]:
-    """The pruning of every round."""
+    """The pruning of every round, or of a search the prunings that it does if all rounds hold."""
     sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in chosen]
+    allocation = split(config.method)[0]
+    if config.max_drop is not None:
+        return searched_steps(allocation, config.schedule, config.rounds, sizes)
     if config.compression is not None:
         parameters, weights = size.count(model).parameters, sum(layer.size for layer in sizes)
         return steps_to_compression(config.compression, parameters, weights, config.schedule, config.rounds)
     by_layer = None if config.layer_sparsity is None else read_by_layer(config.layer_sparsity)
     asked = Amount(config.sparsity, config.count, by_layer)
-    return steps(asked, split(config.method)[0], config.schedule, config.rounds, sizes)
+    return steps(asked, allocation, config.schedule, config.rounds, sizes)

@@ -19,7 +19,7 @@ from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.registry import FINETUNINGS
 from pruning.run_files import Checkpoints, EventLog, RunFolder
-from pruning.targets import Step
+from pruning.targets import Step, next_step
 from pruning.training import (
     NotFiniteError,
     Recipe,
@@ -82,6 +82,7 @@ class Progress:
 
     `masked` is the evaluation of the network right after the current round's pruning; None before that pruning.
     `shared_rounds` is how many of the rounds were taken from another run that began with the same (--share-rounds).
+    `accepted_warnings` is how many of the warnings are about the network to go back to (--max-drop).
     """
 
     dense: dict[str, Any] | None = None
@@ -91,13 +92,14 @@ class Progress:
     timing: dict[str, float] = field(default_factory=dict)
     log_length: int = 0
     shared_rounds: int = 0
+    accepted_warnings: int = 0
 
 
 @dataclass
 class Session:
     """A run's options, data, network and files, and how far it has come.
 
-    `steps` has every round's pruning;
+    `steps` has every round's pruning (with --max-drop, that if every round holds: see `step`);
     `limit` is the number of batches in every pass over the data, None for all of them (anything else is a dry run);
     `basis` is what the dense network depends on besides the options (see `dense.basis`).
     """
@@ -119,6 +121,7 @@ class Session:
         self.progress = Progress(timing=self.clock.seconds)
         self.masks: Masks | None = None
         self.rewinds: bool = FINETUNINGS.entry(self.config.finetune).about.get("rewinds", False)
+        self._accepted: dict[str, Tensor] = {}
         self._training: tuple[dict[str, Tensor], dict[str, int]] | None = None
         self.checkpoints = Checkpoints(self.folder.state)
         self.log: EventLog | None = None
@@ -206,6 +209,13 @@ class Session:
             "nonzero_macs": macs.nonzero_macs,
         }
 
+    def measured(self, what: str, **about: Any) -> dict[str, Any]:
+        """A record's entry for the network as it is: its metrics, and `validation_top1` where a search goes by that."""
+        entry = self.metrics(self.evaluate(what, **about))
+        if self.config.max_drop is not None:
+            entry["validation_top1"] = self.evaluate(what, "validation", **about)["top1"]
+        return entry
+
     def layer_table(self) -> list[dict[str, Any]]:
         """Every layer that could be pruned, with what is left of it."""
         macs = self.trace.remaining(self.model).layers
@@ -230,6 +240,36 @@ class Session:
             )
         return table
 
+    # --- how far to prune ---------------------------------------------------------------------------------------
+
+    def step(self, number: int) -> Step:
+        """The pruning of round `number`: the planned one, or with --max-drop what the rounds before it tell."""
+        if self.config.max_drop is None:
+            return self.steps[number - 1]
+        before = self.progress.rounds[: number - 1]
+        return next_step(
+            self.config.schedule, [(entry["target_sparsity"], entry["held"]) for entry in before]
+        )
+
+    def accept(self) -> None:
+        """Keep the network as it is, and its masks, to go back to."""
+        self._accepted = {name: tensor.clone() for name, tensor in self._network().items()}
+        self.progress.accepted_warnings = len(self.progress.warnings)
+
+    def go_back(self) -> None:
+        """Put the network that was accepted last, and its masks, in place again; warnings since then are void."""
+        self._put(self._accepted)
+        del self.progress.warnings[self.progress.accepted_warnings :]
+
+    def _network(self) -> dict[str, Tensor]:
+        masks = {} if self.masks is None else self.masks.tensors()
+        return pack(model=self.model.state_dict(), mask=masks)
+
+    def _put(self, network: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(unpack(network, "model"))
+        masks = unpack(network, "mask")
+        self.masks = Masks.from_tensors(masks).apply(self.model) if masks else None
+
     # --- what is saved ------------------------------------------------------------------------------------------
 
     def save(
@@ -245,8 +285,7 @@ class Session:
         self.clock.lap()
         assert self.log is not None
         self.progress.log_length = self.log.length
-        masks = {} if self.masks is None else self.masks.tensors()
-        tensors = pack(model=self.model.state_dict(), mask=masks, training=training or {})
+        tensors = self._network() | pack(training=training or {}, accepted=self._accepted)
         return tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -254,9 +293,8 @@ class Session:
         self.progress = Progress(**facts["progress"])
         self.clock.lap()
         self.clock.seconds = self.progress.timing
-        self.model.load_state_dict(unpack(tensors, "model"))
-        masks = unpack(tensors, "mask")
-        self.masks = Masks.from_tensors(masks).apply(self.model) if masks else None
+        self._put(tensors)
+        self._accepted = unpack(tensors, "accepted")
         if facts["position"] is not None:
             self._training = unpack(tensors, "training"), facts["position"]
         self.batches_done = self.dense_batches + len(self.progress.rounds) * self.round_batches

@@ -67,6 +67,26 @@ def steps_to_compression(
     return [Step(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
 
 
+def searched_steps(allocation: str, schedule: str, rounds: int, sizes: Sequence[LayerSize]) -> list[Step]:
+    """The pruning of each round of a search if all of them hold. PruningError if the allocation does not go as far."""
+    found: list[Step] = []
+    for _ in range(rounds):
+        found.append(next_step(schedule, [(step.target, True) for step in found]))
+    try:
+        ALLOCATIONS.get(allocation)(sizes, found[-1].amount)
+    except PruningError as error:
+        raise PruningError(
+            f"{rounds} rounds may go as far as sparsity {found[-1].target:g} (fewer --rounds, less far): {error}"
+        ) from None
+    return found
+
+
+def next_step(schedule: str, tried: Sequence[tuple[float, bool]]) -> Step:
+    """The next pruning of a search, after rounds with these targets, of which some held and some did not."""
+    sparsity = SCHEDULES.get(schedule)(tried)
+    return Step(sparsity, Amount(sparsity=sparsity))
+
+
 def _share(amount: Amount, share: float) -> Amount:
     """So much of a count, or of each of the fractions by layer."""
     if amount.by_layer is not None:

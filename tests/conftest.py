@@ -107,10 +107,10 @@ def small_mnist(folder: Path, train: int = 500, test: int = 200) -> Path:
     draw = torch.Generator().manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train), ("t10k", test)):
-        images = torch.randint(0, 160, (count, 28, 28), generator=draw, dtype=torch.uint8)
+        images = torch.randint(0, 100, (count, 28, 28), generator=draw, dtype=torch.uint8)
         labels = torch.randint(0, 10, (count,), generator=draw, dtype=torch.uint8)
         for image, label in zip(images, labels.tolist(), strict=True):
-            image[:, 2 * label + 4 : 2 * label + 6] += 60
+            image[:, 2 * label + 4 : 2 * label + 6] += 70
         for what, content in (("images-idx3", images), ("labels-idx1", labels)):
             header = struct.pack(f">I{content.dim()}I", 0x0800 + content.dim(), *content.shape)
             (folder / f"{name}-{what}-ubyte").write_bytes(header + bytes(content.flatten().tolist()))
