@@ -182,6 +182,16 @@ class Pruning(Part):
     schedule: str = Field(
         "geometric", description="How the amount grows over the rounds (see `list schedules`)."
     )
+    prune_every: int | None = Field(
+        None,
+        ge=1,
+        description="Batches between two prunings of --schedule gradual (default: 20 prunings in all).",
+    )
+    prune_until: float | None = Field(
+        None,
+        gt=0,
+        description="Epoch of fine-tuning until which gradual prunes (default: two thirds of them).",
+    )
     structure: str = Field("weight", description="What is removed together (see `list structures`).")
     include: tuple[str, ...] = Field((), description="Prune these parameters too (pattern; may be repeated).")
     exclude: tuple[str, ...] = Field(
@@ -389,6 +399,32 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         return self
 
     @model_validator(mode="after")
+    def _pruning_inside_training(self) -> Self:
+        if not SCHEDULES.entry(self.schedule).about.get("within", False):
+            for name in ("prune_every", "prune_until"):
+                if getattr(self, name) is not None:
+                    raise PruningError(
+                        f"{option(name)} is for prunings inside the fine-tuning, and --schedule {self.schedule} has "
+                        "none; add --schedule gradual."
+                    )
+            return self
+        if not (FINETUNINGS.entry(self.finetune).about["trains"] and self.finetune_epochs):
+            raise PruningError(
+                f"--schedule {self.schedule} prunes inside the fine-tuning, but with --finetune {self.finetune} "
+                f"--finetune-epochs {self.finetune_epochs} there is none."
+            )
+        if self.prune_until is not None and self.prune_until > self.finetune_epochs:
+            raise PruningError(
+                f"--prune-until {self.prune_until:g} is beyond the fine-tuning; give at most {self.finetune_epochs} "
+                "(--finetune-epochs)."
+            )
+        if fixed_sparsity(self.structure) is not None:
+            raise PruningError(
+                f"--structure {self.structure} removes all at once, which --schedule {self.schedule} does not."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _search_is_alone(self) -> Self:
         if self.max_drop is not None and self.share_rounds:
             raise PruningError(
@@ -474,6 +510,8 @@ def _dry(config: RunConfig) -> RunConfig:
         "epochs": epochs,
         "rewind_epoch": min(config.rewind_epoch, epochs),
         "finetune_epochs": min(config.finetune_epochs, 1),
+        "prune_every": None,
+        "prune_until": None,
         "test_batch_size": min(config.test_batch_size, config.batch_size),
     }
     return config.model_copy(update=fewer)

@@ -101,6 +101,13 @@ class Console:
                 style="bold",
             )
 
+    def _show_pruning(self, event: Mapping[str, Any]) -> None:
+        if "batch" in event:  # the others are in the line of their round
+            self._line(
+                f"{_phase(event):<12} after {event['batch']} batches  sparsity {_percent(event['sparsity'])}",
+                style="dim",
+            )
+
     def _show_round(self, event: Mapping[str, Any]) -> None:
         self._line(
             f"round {event['round']}      sparsity {_percent(event['sparsity'])} "
@@ -303,7 +310,9 @@ def _how_far(event: Mapping[str, Any]) -> str:
     max_drop = event["config"]["max_drop"]
     if max_drop is not None:
         return f"as far as validation top-1 falls by no more than {max_drop:g} points"
-    return "sparsity " + ", ".join(_percent(sparsity) for sparsity in event["sparsities"])
+    sparsities = "sparsity " + ", ".join(_percent(sparsity) for sparsity in event["sparsities"])
+    within = event["prunings"] > len(event["sparsities"])
+    return sparsities + (f", in {event['prunings']} prunings inside the fine-tuning" if within else "")
 
 
 def _held(entry: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,7 @@ from pruning.preparation import check_outputs, dense_twin, prepare
 from pruning.registry import FINETUNINGS
 from pruning.session import Observer, Session
 from pruning.step import choose
+from pruning.targets import Step
 from pruning.training import Recipe, lies_channels_last
 
 EQUAL = 1e-9  # points of top-1, fewer than one image is worth: what the arithmetic of percentages may add
@@ -82,16 +84,32 @@ def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
 
 
 def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) -> None:
-    """Remove what round `number` shall have removed, evaluate, and put the weights in place to fine-tune from."""
-    config = session.config
-    step = session.step(number)
-    amount = step.amount
-    seed = machine.derive_seed(config.seed, "score", number)
+    """Remove what round `number` removes at its beginning, evaluate, put the weights in place to fine-tune from."""
+    remove_at(session, number, 0)
+    session.progress.masked = session.evaluate("pruned", round=number)
+    FINETUNINGS.get(session.config.finetune)(session.model, rewind)
+    if session.masks is not None:
+        session.masks.apply(session.model)
+    session.save()
+
+
+def remove_at(session: Session, number: int, batch: int) -> None:
+    """Do the pruning that is due after so many batches of the round's fine-tuning, if there is one."""
+    for step in session.prunings_of(number):
+        if step.batch == batch:
+            remove(session, number, step)
+
+
+def remove(session: Session, number: int, step: Step) -> None:
+    """Score the weights as they are, and remove the lowest up to the step's amount."""
+    config, amount = session.config, step.amount
+    within = {"batch": step.batch} if step.batch else {}
+    seed = machine.derive_seed(config.seed, "score", number, *within.values())
     order = torch.randperm(len(session.data.train), generator=torch.Generator().manual_seed(seed))
     batches = session.data.train.batches(
         config.batch_size, order=order, channels_last=lies_channels_last(session.model)
     )
-    session.emit("scoring", round=number, method=config.method)
+    session.emit("scoring", round=number, **within, method=config.method)
     masks = choose(
         session.model,
         config.method,
@@ -112,19 +130,16 @@ def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) ->
     session.emit(
         "pruning",
         round=number,
+        **within,
         target_sparsity=step.target,
         sparsity=masks.sparsity,
         removed=masks.removed,
         prunable=masks.total,
     )
-    session.progress.masked = session.evaluate("pruned", round=number)
-    FINETUNINGS.get(config.finetune)(session.model, rewind)
-    masks.apply(session.model)
-    session.save()
 
 
 def finetune(session: Session, number: int) -> None:
-    """Train what is left, holding the masks."""
+    """Train what is left, holding the masks, with the prunings in between that are due there."""
     config = session.config
     if not FINETUNINGS.entry(config.finetune).about["trains"]:
         return
@@ -139,7 +154,14 @@ def finetune(session: Session, number: int) -> None:
         limit=session.limit,
     )
     with session.clock.stage("finetuning"):
-        session.train(recipe, session.take_training(), session.save, phase="finetune", round=number)
+        session.train(
+            recipe,
+            session.take_training(),
+            session.save,
+            between_batches=partial(remove_at, session, number),
+            phase="finetune",
+            round=number,
+        )
 
 
 def close_round(session: Session, number: int) -> None:
@@ -148,7 +170,7 @@ def close_round(session: Session, number: int) -> None:
     assert progress.masked is not None
     entry = {
         "round": number,
-        "target_sparsity": session.step(number).target,
+        "target_sparsity": session.prunings_of(number)[-1].target,
         "top1_before_finetune": progress.masked["top1"],
         **session.measured("finetuned", round=number),
     }

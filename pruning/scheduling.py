@@ -3,6 +3,9 @@
 A schedule is a function `(target, rounds) -> [sparsity after round 1, ..., sparsity after the last round]`. Sparsities
 are cumulative fractions of the prunable weights, never fall, and the last one is exactly `target`.
 
+With `within=True` these are not the sparsities after each of several rounds, but after each of several prunings inside
+the fine-tuning of a single round; `rounds` is then their number.
+
 A schedule registered with `searches=True` has no target, and decides on each round by those before it: a function
 `(tried) -> sparsity of the next round`, where `tried` has each round's sparsity and whether the network held.
 """
@@ -31,6 +34,12 @@ def linear(target: float, rounds: int) -> list[float]:
 def cubic(target: float, rounds: int) -> list[float]:
     """Fast at first, while there is much to spare, and slower and slower (Zhu and Gupta 2017, arXiv 1710.01878)."""
     return [target * (1 - (1 - r / rounds) ** 3) for r in range(1, rounds)] + [target]
+
+
+@SCHEDULES.register("gradual", rounds=1, within=True)
+def gradual(target: float, rounds: int) -> list[float]:
+    """Inside one fine-tuning, every --prune-every batches until --prune-until: cubic (Zhu and Gupta 2017, eq. 1)."""
+    return cubic(target, rounds)
 
 
 @SCHEDULES.register("one_shot", rounds=1)

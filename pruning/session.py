@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pruning.config import RunConfig, differences
 from pruning.data import Dataset
@@ -99,7 +100,7 @@ class Progress:
 class Session:
     """A run's options, data, network and files, and how far it has come.
 
-    `steps` has every round's pruning (with --max-drop, that if every round holds: see `step`);
+    `prunings` has those of every round (with --max-drop, as they are if all rounds hold: see `prunings_of`);
     `limit` is the number of batches in every pass over the data, None for all of them (anything else is a dry run);
     `basis` is what the dense network depends on besides the options (see `dense.basis`).
     """
@@ -109,7 +110,7 @@ class Session:
     data: Dataset
     model: nn.Module
     layers: list[Layer]
-    steps: list[Step]
+    prunings: list[list[Step]]
     trace: compute.Trace
     folder: RunFolder
     observer: Observer
@@ -159,7 +160,8 @@ class Session:
             macs=self.trace.remaining(self.model).macs,
             prunable=sum(layer.size for layer in self.layers),
             layers=len(self.layers),
-            sparsities=[step.target for step in self.steps],
+            sparsities=[steps[-1].target for steps in self.prunings],
+            prunings=sum(len(steps) for steps in self.prunings),
             device=str(self.device),
             threads=torch.get_num_threads(),
             batches=self.dense_batches + self.config.rounds * self.round_batches,
@@ -242,14 +244,12 @@ class Session:
 
     # --- how far to prune ---------------------------------------------------------------------------------------
 
-    def step(self, number: int) -> Step:
-        """The pruning of round `number`: the planned one, or with --max-drop what the rounds before it tell."""
+    def prunings_of(self, number: int) -> list[Step]:
+        """The prunings of round `number`: as planned, or with --max-drop what the rounds before it tell."""
         if self.config.max_drop is None:
-            return self.steps[number - 1]
-        before = self.progress.rounds[: number - 1]
-        return next_step(
-            self.config.schedule, [(entry["target_sparsity"], entry["held"]) for entry in before]
-        )
+            return self.prunings[number - 1]
+        tried = [(entry["target_sparsity"], entry["held"]) for entry in self.progress.rounds[: number - 1]]
+        return [next_step(self.config.schedule, tried)]
 
     def accept(self) -> None:
         """Keep the network as it is, and its masks, to go back to."""
@@ -321,21 +321,31 @@ class Session:
         *,
         epochs: int | None = None,
         on_epoch: Callable[[int], None] = lambda epoch: None,
+        between_batches: Callable[[int], None] = lambda done: None,
         **about: Any,
     ) -> None:
         """Train the network, from where `saved` left it, to the end of the recipe (or of `epochs` of its epochs).
 
         `save(tensors, position)` is called at the configured interval and when a signal asks to stop. RunStoppedError
-        when the loss becomes NaN or infinite; what was saved last is from before that.
+        when the loss becomes NaN or infinite; what was saved last is from before that. `between_batches` is called with
+        the number of batches done, from 1 on, before the next one and at the end; it may put other masks in place. What
+        is saved is from before that call, so that it comes again in the process that goes on.
         """
         state = TrainingState(self.model, recipe)
         if saved is not None:
             state.unpack(*saved)
-        if self.masks is not None:
-            self.masks.hold(state.optimizer)
+        held: tuple[Masks, RemovableHandle] | None = None
         in_epoch = batches_an_epoch(self.data.train, recipe.batch_size, self.limit)
         begun = self.batches_done
         last_save = last_tick = time.monotonic()
+
+        def hold() -> None:
+            nonlocal held
+            if self.masks is None or (held is not None and held[0] is self.masks):
+                return
+            if held is not None:
+                held[1].remove()
+            held = self.masks, self.masks.hold(state.optimizer)
 
         def after_batch() -> None:
             nonlocal last_save, last_tick
@@ -343,14 +353,24 @@ class Session:
             if now - last_tick > TICK:
                 last_tick = now
                 self._tick(begun + state.epoch * in_epoch + state.batch)
-            try:
-                self.observer.check_stop()
-            except InterruptedRunError:
-                save_state()
-                raise
             if now - last_save > self.config.checkpoint_interval:
                 save_state()
                 last_save = now
+            go_on()
+
+        def go_on() -> None:
+            done = state.epoch * in_epoch + state.batch
+            try:
+                self.observer.check_stop()
+                if done:
+                    between_batches(done)
+            except InterruptedRunError:
+                save_state()
+                raise
+            except PruningError:
+                check_finite(state)  # the scores of a training that diverged are not finite either
+                raise
+            hold()
 
         def save_state() -> None:
             check_finite(state)
@@ -361,6 +381,7 @@ class Session:
             on_epoch(epoch)
 
         try:
+            go_on()
             train(
                 self.model,
                 self.data,

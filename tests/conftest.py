@@ -11,6 +11,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
 
+import signal
 import struct
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pruning.errors import InterruptedRunError
 
 MAIN = Path(__file__).parent.parent / "main.py"
 SHORT = (
@@ -98,6 +101,29 @@ class Silent:
     def progress(self, done: int, total: int) -> None: ...
 
     def check_stop(self) -> None: ...
+
+
+class StopsAt(Silent):
+    """Asks to stop at the n-th moment at which that is possible."""
+
+    def __init__(self, moment: int) -> None:
+        self.left = moment
+
+    def check_stop(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise InterruptedRunError(signal.SIGINT)
+
+
+def interrupted_every(moments: int, run: Callable[[Silent], Any]) -> int:
+    """Do a run that is stopped after so many moments, over and over; how often it was stopped until it was done."""
+    for stops in range(1000):
+        try:
+            run(StopsAt(moments))
+        except InterruptedRunError:
+            continue
+        return stops
+    raise AssertionError("it never ends")
 
 
 def small_mnist(folder: Path, train: int = 500, test: int = 200) -> Path:

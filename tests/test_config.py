@@ -107,6 +107,23 @@ def test_searches_that_make_no_run(options: dict[str, Any], sentence: str) -> No
         resolve({"max_drop": 1, **options})
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"finetune": "none"}, "with --finetune none --finetune-epochs 3 there is none"),
+        ({"finetune_epochs": 0}, "with --finetune go_on --finetune-epochs 0 there is none"),
+        ({"prune_until": 4}, r"--prune-until 4 is beyond the fine-tuning; give at most 3"),
+        ({"prune_every": 0}, "--prune-every 0: should be greater than or equal to 1"),
+        ({"schedule": "cubic", "prune_every": 5}, "--prune-every is for prunings inside the fine-tuning"),
+        ({"rounds": 2}, "gradual has 1 round, but --rounds is 2"),
+        ({"structure": "2:4", "method": "layer_mag"}, "--structure 2:4 removes all at once"),
+    ],
+)
+def test_prunings_inside_a_training_that_make_no_run(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(PruningError, match=sentence):
+        resolve({"schedule": "gradual", **options})
+
+
 def test_a_folder_of_images_is_the_data_set_unless_one_is_named(tmp_path: Path) -> None:
     assert resolve({"data": tmp_path}).dataset == "folder"
     assert resolve({"data": tmp_path, "dataset": "fashion_mnist"}).dataset == "fashion_mnist"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.registry import SCHEDULES
-from pruning.scheduling import cubic, geometric, linear, one_shot, until
+from pruning.scheduling import cubic, geometric, gradual, linear, one_shot, until
 
 PLANNED = [name for name, entry in SCHEDULES.entries().items() if not entry.about.get("searches")]
 
@@ -33,6 +33,10 @@ def test_linear_removes_the_same_number_every_round() -> None:
 
 def test_cubic_leaves_a_cube_of_what_is_left_to_do() -> None:
     assert cubic(0.8, 4) == pytest.approx([0.8 * (1 - 27 / 64), 0.8 * (1 - 8 / 64), 0.8 * (1 - 1 / 64), 0.8])
+
+
+def test_gradual_is_the_cubic_curve_over_the_prunings_inside_a_training() -> None:
+    assert gradual(0.8, 5) == cubic(0.8, 5)
 
 
 def test_one_shot_removes_everything_at_once() -> None:

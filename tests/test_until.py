@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Silent, outcome, read_result, small_mnist
+from conftest import Silent, interrupted_every, outcome, read_result, small_mnist
 from safetensors.torch import load_file
 
 from pruning.config import RunConfig, resolve
-from pruning.errors import InterruptedRunError
 from pruning.experiment import run
 from pruning.masks import Masks
 from pruning.preparation import prepare
@@ -70,31 +69,12 @@ def test_the_record_verifies(folder: Path) -> None:
     assert "validation_top1" in {check.what for check in checks}
 
 
-class StopsAt(Silent):
-    """Asks to stop at the n-th moment at which that is possible."""
-
-    def __init__(self, moment: int) -> None:
-        self.left = moment
-
-    def check_stop(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise InterruptedRunError(2)
-
-
 @pytest.mark.parametrize("every", [41])
 def test_interrupted_again_and_again_it_ends_with_the_same_bits(
     every: int, folder: Path, tmp_path: Path
 ) -> None:
     config = search(tmp_path, max_drop=5)
-    stops = 0
-    while True:
-        try:
-            run(config, StopsAt(every))
-            break
-        except InterruptedRunError:
-            stops += 1
-            assert stops < 100
+    stops = interrupted_every(every, lambda observer: run(config, observer))
     assert stops > 2
     assert outcome(tmp_path / "run") == outcome(folder)
 
