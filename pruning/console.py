@@ -328,7 +328,7 @@ def _rounds_table(result: Mapping[str, Any]) -> Table:
         "sparsity",
         "compression",
         "speedup*",
-        "top-1 pruned",
+        "top-1 before",
         "top-1 fine-tuned",
         *(("validation", "") if searched else ()),
     ):

@@ -64,12 +64,12 @@ def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
     shared = trajectories.find(session) if session.config.share_rounds and not (saved or fresh) else None
     session.folder.write_config(session.config.plain())
     rewind = None
+    if saved is not None:
+        session.open_log(saved[1]["progress"]["log_length"], resumed=True)
     if found := saved or shared:
-        session.open_log(saved[1]["progress"]["log_length"] if saved else 0, resumed=saved is not None)
         if session.rewinds:
             rewind = dense_network(session, fresh=False)
-        session.restore(*found)
-        _tell_where_it_goes_on(session, shared=saved is None)
+        _go_on_from(session, *found, shared=saved is None)
     else:
         rewind = dense_network(session, fresh=fresh)
         session.progress.dense = session.measured("dense")
@@ -235,15 +235,18 @@ def finish(session: Session) -> dict[str, Any]:
     return folder.write_result(result)
 
 
-def _tell_where_it_goes_on(session: Session, *, shared: bool) -> None:
-    """After so many rounds of this run, or so many taken from another run that began with the same."""
+def _go_on_from(
+    session: Session, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, shared: bool
+) -> None:
+    """Take up what this run saved, or rounds of another run that began with the same."""
+    if session.log is None:
+        session.open_log(0)
+    session.restore(tensors, facts)
     rounds = len(session.progress.rounds)
-    if not shared:
-        session.emit("resumed", rounds=rounds)
-        return
-    session.progress.shared_rounds = rounds
-    session.emit("shared", rounds=rounds)
-    session.save()
+    session.emit("shared" if shared else "resumed", rounds=rounds)
+    if shared:
+        session.progress.shared_rounds = rounds
+        session.save()
 
 
 def _nothing_removed(session: Session) -> Masks:
