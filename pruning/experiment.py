@@ -72,14 +72,14 @@ def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
         _go_on_from(session, *found, shared=saved is None)
     else:
         rewind = dense_network(session, fresh=fresh)
+        if session.config.dry_run:
+            session.warn(
+                "Dry run: two batches of every pass over the data, so that no number here means anything."
+            )
         session.progress.dense = session.measured("dense")
         if session.config.max_drop is not None:
             session.accept()
         session.save()
-    if session.config.dry_run:
-        session.warn(
-            "Dry run: two batches of every pass over the data, so that no number here means anything."
-        )
     return rewind
 
 

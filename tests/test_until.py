@@ -109,6 +109,12 @@ def test_going_back_restores_network_masks_and_warnings(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in session.model.state_dict().items())
 
 
+def test_a_dry_run_says_so_whatever_is_taken_back(tmp_path: Path) -> None:
+    run(search(tmp_path, max_drop=0, finetune="none", rounds=3, dry_run=True), Silent())
+    result = read_result(tmp_path / "run")
+    assert result["warnings"][0].startswith("Dry run")
+
+
 def test_reports_and_comparisons_read_it(folder: Path, tmp_path: Path) -> None:
     (found,) = read([folder])
     assert (found.target.kind, str(found.target)) == ("max_drop", "5 points")
