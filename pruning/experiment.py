@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pruning import machine, records, run_files
+from pruning import machine, records, run_files, trajectories
 from pruning.config import RunConfig
 from pruning.dense import Origins, dense_network
 from pruning.dense import recipe as dense_recipe
@@ -22,8 +24,10 @@ from pruning.preparation import check_outputs, new_network, prepare
 from pruning.registry import FINETUNINGS
 from pruning.session import Observer, Session
 from pruning.step import plan
+from pruning.targets import Step
 from pruning.training import lies_channels_last
 
+EQUAL = 1e-9  # points of top-1, fewer than one image is worth: what the arithmetic of percentages may add
 STAGES = ("dense_training", "scoring", "masking", "finetuning", "evaluation", "total")
 
 
@@ -58,24 +62,28 @@ def _run(session: Session, *, fresh: bool) -> dict[str, Any]:
 def begin(session: Session, *, fresh: bool) -> Origins:
     """Come to the dense network, or to where an earlier process left the run; return what fine-tuning goes back to."""
     records.refuse_other_run(session.config)
-    found = session.checkpoints.load()
-    if found is not None:
-        session.check_basis(found[1]["basis"])
+    saved = session.checkpoints.load()
+    if saved is not None:
+        session.check_basis(saved[1]["basis"])
+    shared = trajectories.find(session) if session.config.share_rounds and not (saved or fresh) else None
     session.folder.write_config(session.config.plain())
     origins = Origins()
-    if found is None:
-        origins = dense_network(session, fresh=fresh)
-        session.progress.dense = session.metrics(session.evaluate("dense"))
-        session.save()
-    else:
-        session.open_log(found[1]["progress"]["log_length"], resumed=True)
+    if saved is not None:
+        session.open_log(saved[1]["progress"]["log_length"], resumed=True)
+    if found := saved or shared:
         if session.rewinds or session.teaches:
             origins = dense_network(session, fresh=False)
-        session.restore(*found)
-    if session.config.dry_run:
-        session.warn(
-            "Dry run: two batches of every pass over the data, so that no number here means anything."
-        )
+        _go_on_from(session, *found, shared=saved is None)
+    else:
+        origins = dense_network(session, fresh=fresh)
+        if session.config.dry_run:
+            session.warn(
+                "Dry run: two batches of every pass over the data, so that no number here means anything."
+            )
+        session.progress.dense = session.measured("dense")
+        if session.config.max_drop is not None:
+            session.accept()
+        session.save()
     return origins
 
 
@@ -105,15 +113,32 @@ def policy(session: Session, number: int, origins: Origins) -> Tuning:
 
 
 def prune(session: Session, number: int, tuning: Tuning) -> None:
-    """Remove what round `number` shall have removed, evaluate, and put the weights in place to fine-tune from."""
-    config = session.config
-    target, amount = session.steps[number - 1]
-    seed = machine.derive_seed(config.seed, "score", number)
+    """Remove what round `number` removes at its beginning, evaluate, put the weights in place to fine-tune from."""
+    remove_at(session, number, 0)
+    session.progress.masked = session.evaluate("pruned", round=number)
+    tuning.start(session.model)
+    if session.masks is not None:
+        session.masks.apply(session.model)
+    session.save()
+
+
+def remove_at(session: Session, number: int, batch: int) -> None:
+    """Do the pruning that is due after so many batches of the round's fine-tuning, if there is one."""
+    for step in session.prunings_of(number):
+        if step.batch == batch:
+            remove(session, number, step)
+
+
+def remove(session: Session, number: int, step: Step) -> None:
+    """Score the weights as they are, and remove the lowest up to the step's amount."""
+    config, amount = session.config, step.amount
+    within = {"batch": step.batch} if step.batch else {}
+    seed = machine.derive_seed(config.seed, "score", number, *within.values())
     order = torch.randperm(len(session.data.train), generator=torch.Generator().manual_seed(seed))
     batches = session.data.train.batches(
         config.batch_size, order=order, channels_last=lies_channels_last(session.model)
     )
-    session.emit("scoring", round=number, method=config.method)
+    session.emit("scoring", round=number, **within, method=config.method)
     planned = plan(
         session.model,
         config.method,
@@ -134,56 +159,76 @@ def prune(session: Session, number: int, tuning: Tuning) -> None:
     session.emit(
         "pruning",
         round=number,
-        target_sparsity=target,
+        **within,
+        target_sparsity=step.target,
         sparsity=masks.sparsity,
         removed=masks.removed,
         prunable=masks.total,
     )
-    session.progress.masked = session.evaluate("pruned", round=number)
-    tuning.start(session.model)
-    masks.apply(session.model)
-    session.save()
 
 
 def finetune(session: Session, number: int, tuning: Tuning) -> None:
-    """Train what is left, holding the masks."""
+    """Train what is left, holding the masks, with the prunings in between that are due there."""
     with session.clock.stage("finetuning"):
         session.train(
             tuning.recipe,
             session.take_training(),
             session.save,
             loss=tuning.loss,
+            between_batches=partial(remove_at, session, number),
             phase="finetune",
             round=number,
         )
 
 
 def close_round(session: Session, number: int) -> None:
-    """Measure the fine-tuned network and enter the round in the record."""
+    """Measure the fine-tuned network and enter the round in the record; a round that went too far is taken back."""
     progress = session.progress
     assert progress.masked is not None
     entry = {
         "round": number,
-        "target_sparsity": session.steps[number - 1][0],
+        "target_sparsity": session.prunings_of(number)[-1].target,
         "top1_before_finetune": progress.masked["top1"],
-        **session.metrics(session.evaluate("finetuned", round=number)),
+        **session.measured("finetuned", round=number),
     }
+    if session.config.max_drop is not None:
+        entry["held"] = accept_or_go_back(session, entry["validation_top1"])
     progress.rounds.append(entry)
     progress.masked = None
     session.emit("round", **entry)
+    if session.config.share_rounds:
+        trajectories.keep(session)
     session.save()
+
+
+def accept_or_go_back(session: Session, validation_top1: float) -> bool:
+    """Whether the network stays within --max-drop of the dense one; if not, the last that did is put in its place."""
+    assert session.progress.dense is not None and session.config.max_drop is not None
+    held = validation_top1 >= session.progress.dense["validation_top1"] - session.config.max_drop - EQUAL
+    if held:
+        session.accept()
+    else:
+        session.go_back()
+    return held
 
 
 def finish(session: Session) -> dict[str, Any]:
     """Write network, masks and, last, the record; return the record."""
     config, folder, progress = session.config, session.folder, session.progress
-    assert session.masks is not None and progress.dense is not None
+    assert progress.dense is not None
+    if session.masks is None:
+        session.warn(
+            f"No round stayed within --max-drop {config.max_drop:g} of the dense network's validation top-1 "
+            f"({progress.dense['validation_top1']:.2f} %): the network left is the dense one, and nothing is removed."
+        )
+    masks = _nothing_removed(session) if session.masks is None else session.masks
     run_files.write_tensors(folder.model, session.model.state_dict())
-    run_files.write_tensors(folder.masks, session.masks.tensors(), about=MASKS_FORMAT)
+    run_files.write_tensors(folder.masks, masks.tensors(), about=MASKS_FORMAT)
     network = config.network_path()
     if network is not None:
         run_files.write_network(network, session.model.state_dict())
-    final = {key: value for key, value in progress.rounds[-1].items() if key in progress.dense}
+    entry = records.final_network(progress.dense, progress.rounds)
+    final = {key: value for key, value in entry.items() if key in progress.dense}
     result: dict[str, Any] = {
         "schema_version": run_files.SCHEMA_VERSION,
         "name": folder.path.name,
@@ -196,6 +241,8 @@ def finish(session: Session) -> dict[str, Any]:
         "bytes": asdict(storage.weigh(session.model.state_dict())),
         "warnings": progress.warnings,
     }
+    if config.share_rounds:
+        result["shared_rounds"] = progress.shared_rounds
     if config.measure_seconds > 0:
         networks = {"dense": new_network(session, config.seed), "pruned": session.model}
         result["measured"] = latency.compare(networks, session.data.shape, seconds=config.measure_seconds)
@@ -203,6 +250,24 @@ def finish(session: Session) -> dict[str, Any]:
     result["timing"] = {stage: progress.timing.get(stage, 0.0) for stage in STAGES}
     session.emit("result", path=str(folder.path), **final)
     return folder.write_result(result)
+
+
+def _go_on_from(
+    session: Session, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, shared: bool
+) -> None:
+    """Take up what this run saved, or rounds of another run that began with the same."""
+    if session.log is None:
+        session.open_log(0)
+    session.restore(tensors, facts)
+    rounds = len(session.progress.rounds)
+    session.emit("shared" if shared else "resumed", rounds=rounds)
+    if shared:
+        session.progress.shared_rounds = rounds
+        session.save()
+
+
+def _nothing_removed(session: Session) -> Masks:
+    return Masks({layer.name: torch.ones_like(layer.parameter, dtype=torch.bool) for layer in session.layers})
 
 
 @contextmanager
