@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Cli, only_run, read_result
 
-QUICK = ("--epochs", "0", "--finetune-epochs", "0", "--rounds", "1")
+QUICK = ("--epochs", "0", "--finetune-epochs", "0", "--rounds", "1", "--measure-seconds", "0")
 
 
 def layers(result: dict[str, Any]) -> dict[str, float]:
