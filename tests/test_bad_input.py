@@ -414,6 +414,11 @@ CASES = {
             "def make():\n    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784), nn.AdaptiveAvgPool1d(10))"
         ),
     ),
+    "net: a last batch of one image that its norm does not take": case(
+        *(*OWN, "--batch-size", "10799"),
+        says=("10,800", "1 image", "--batch-size", "more than 1 value per channel"),
+        files=net("def make():\n    return nn.Sequential(Net(), nn.BatchNorm1d(10))"),
+    ),
     "net: output of the wrong size": case(
         *OWN, says=("2x7", "10 classes"), files=net("def make():\n    return Net(7)")
     ),

@@ -391,6 +391,18 @@ def test_the_trial_leaves_modes_buffers_gradients_and_random_state_as_they_were(
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_a_batch_that_a_norm_does_not_take_is_refused_and_leaves_no_mark():
+    model = Noisy()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    trial.check_training(model, (1, 2, 2), 2, "noisy")
+    with pytest.raises(
+        PruningError, match=r"noisy cannot be trained on a batch of 1 image \(Expected more than 1"
+    ):
+        trial.check_training(model, (1, 2, 2), 1, "noisy")
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert (model.training, model.norm.training) == (True, False)
+
+
 def test_the_trial_names_a_network_by_its_class_when_it_has_no_other_name():
     with pytest.raises(PruningError, match="Noisy returns 2x2 values for 2 images of 3 classes, not 2x3"):
         trial.check(Noisy(), (1, 2, 2), 3)
