@@ -155,7 +155,7 @@ def shrunk_network(arch: str, turns: int, batch: int = 8) -> Section:
     images = torch.randn(batch, *shape).contiguous(memory_format=torch.channels_last)
     masked = copy.deepcopy(dense)
     prune(masked, "layer_l1", 0.5, structure="filter", batches=[(images, torch.zeros(batch))])
-    small = shrink.shrink(masked, images).model.to(memory_format=torch.channels_last)
+    small = shrink.shrink(masked, images).model
     networks = {"dense": dense, "masked": masked, "shrunk": small}
     speedup = compute.count(dense, shape).macs / compute.count(small, shape).macs
 

@@ -136,10 +136,7 @@ def shrunk_twin(session: Session) -> shrink.Shrunk | None:
     if all(bool(weight.flatten(1).any(1).all()) for weight in layers):
         return None
     images = torch.zeros(2, *session.data.shape, device=session.device)
-    shrunk = shrink.shrink(session.model, images)
-    if session.device.type in ("cpu", "cuda"):
-        shrunk.model.to(memory_format=torch.channels_last)
-    return shrunk
+    return shrink.shrink(session.model, images)
 
 
 def _first_line(error: Exception) -> str:
