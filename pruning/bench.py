@@ -8,7 +8,9 @@ is the peak of a fresh process above what it held before.
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import importlib.util
 import itertools
 import statistics
 import subprocess
@@ -25,8 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import prune as torch_prune
 
-from pruning import data, machine, models
+from pruning import data, machine, models, shrink
 from pruning.layers import prunable
+from pruning.measure import compute
 from pruning.step import choose, prune
 from pruning.training import MOMENTUM, Recipe, TrainingState, train
 
@@ -69,6 +72,11 @@ def bench(*, quick: bool, tell: Callable[[str], None]) -> Iterator[Section]:
         yield finetuning_step(arch, shape, turns if quick else 5 * turns)
     tell("timing an epoch of my")
     yield epoch(EPOCH_IMAGES // 5, 2) if quick else epoch(EPOCH_IMAGES, 5)
+    if importlib.util.find_spec("torch_pruning") is not None:
+        tell("timing a shrunk resnet18")
+        yield shrunk_network("resnet18", 3 if quick else 20)
+    else:
+        tell("no timing of a shrunk network: it needs torch-pruning, pip install 'pruning[shrink]'")
     tell("timing start-up")
     yield start_up(3 if quick else 9)
 
@@ -137,6 +145,27 @@ def epoch(images: int, turns: int) -> Section:
         "DataLoader, 2 workers": _loader_epoch(inputs, targets, 2),
     }
     return _section(f"epoch of my, {images:,} images, batch {BATCH}", _in_turns(contenders, turns))
+
+
+def shrunk_network(arch: str, turns: int, batch: int = 8) -> Section:
+    """torchvision's `arch`, half of each layer's filters removed by their L1 norms: dense, masked, and taken out."""
+    shape = (3, 224, 224)
+    torch.manual_seed(0)
+    dense = models.build(arch, classes=1000, shape=shape).eval().to(memory_format=torch.channels_last)
+    images = torch.randn(batch, *shape).contiguous(memory_format=torch.channels_last)
+    masked = copy.deepcopy(dense)
+    prune(masked, "layer_l1", 0.5, structure="filter", batches=[(images, torch.zeros(batch))])
+    small = shrink.shrink(masked, images).model
+    networks = {"dense": dense, "masked": masked, "shrunk": small}
+    speedup = compute.count(dense, shape).macs / compute.count(small, shape).macs
+
+    def action(network: nn.Module) -> Action:
+        return torch.inference_mode()(lambda: network(images))
+
+    times = _in_turns({name: action(network) for name, network in networks.items()}, turns)
+    return _section(
+        f"{arch} without half of its filters, batch {batch}, {speedup:.2f}x fewer multiply-adds", times
+    )
 
 
 def start_up(turns: int) -> Section:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pruning import methods, models
+from pruning.models.known_facts import known_facts
 from pruning.registry import (
     ALLOCATIONS,
     ARCHITECTURES,
@@ -34,16 +35,26 @@ def _methods() -> Rows:
 
 
 def _architectures() -> Rows:
-    ours = [
-        [entry.name, str(entry.about.get("input", "")), entry.summary]
-        for entry in ARCHITECTURES.entries().values()
-    ]
-    others = [
-        [name, "", "torchvision's classifier of that name"]
-        for name in models.names()
-        if name not in ARCHITECTURES.names()
-    ]
-    return ["architecture", "input", "what it is"], ours + others
+    facts, ours = known_facts(), ARCHITECTURES.entries()
+    rows = []
+    for name in models.names():
+        about = ours[name].about if name in ours else {}
+        summary = ours[name].summary if name in ours else "torchvision's classifier of that name"
+        counted = facts.get(name, {})  # a plugin's architecture was not counted
+        rows.append(
+            [
+                name,
+                counted.get("input", str(about.get("input", ""))),
+                _thousands(counted.get("parameters")),
+                _thousands(counted.get("macs")),
+                summary,
+            ]
+        )
+    return ["architecture", "input", "parameters", "multiply-adds", "what it is"], rows
+
+
+def _thousands(count: str | None) -> str:
+    return "" if count is None else f"{int(count):,}"
 
 
 def _scores() -> Rows:

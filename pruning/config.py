@@ -449,7 +449,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
                         "none; add --schedule gradual."
                     )
             return self
-        if not (FINETUNINGS.entry(self.finetune).about["trains"] and self.finetune_epochs):
+        if not (FINETUNINGS.entry(self.finetune).about.get("trains", True) and self.finetune_epochs):
             raise PruningError(
                 f"--schedule {self.schedule} prunes inside the fine-tuning, but with --finetune {self.finetune} "
                 f"--finetune-epochs {self.finetune_epochs} there is none."

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning import data, machine, models, records, run_files
+from pruning import data, machine, models, records, run_files, shrink
 from pruning.allocation import Amount, LayerSize, read_by_layer
 from pruning.config import RunConfig, resolve
 from pruning.dense import basis
@@ -17,9 +17,11 @@ from pruning.layers import Layer, prunable
 from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.methods import split
-from pruning.registry import SCHEDULES
+from pruning.models import trial
+from pruning.registry import FINETUNINGS, SCHEDULES
 from pruning.session import Clock, Observer, Session
 from pruning.step import check
+from pruning.structure import output_dimension
 from pruning.targets import Step, moments, searched_steps, steps, steps_to_compression
 from pruning.training import batches_an_epoch
 
@@ -45,6 +47,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
     torch.manual_seed(machine.derive_seed(config.seed, "weights"))
     model = build_network(config, images, device)
     chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
+    _check_last_batch(config, model, images)
     check(model, config.method, config.structure, chosen, torch.zeros(1, *images.shape, device=device))
     limit = DRY_BATCHES if config.dry_run else None
     return Session(
@@ -61,6 +64,20 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
         limit=limit,
         basis=basis(config, device, images, model),
     )
+
+
+def _check_last_batch(config: RunConfig, model: nn.Module, images: data.Dataset) -> None:
+    """PruningError if training would end at an epoch's last batch, of one image, which many norms do not take."""
+    trains = config.epochs > 0 or FINETUNINGS.entry(config.finetune).about.get("trains", True)
+    if not trains or len(images.train) % config.batch_size != min(1, config.batch_size - 1):
+        return
+    try:
+        trial.check_training(model, images.shape, 1, config.arch)
+    except PruningError as error:
+        raise PruningError(
+            f"{error}, and the last of {len(images.train):,} training images is one by itself: "
+            f"choose another --batch-size than {config.batch_size}."
+        ) from error
 
 
 def check_outputs(config: RunConfig, *, fresh: bool) -> None:
@@ -109,6 +126,18 @@ def new_network(session: Session, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     config = session.config.model_copy(update={"pretrained": False, "weights": None})
     return build_network(config, session.data, session.device)
+
+
+def shrunk_twin(session: Session) -> shrink.Shrunk | None:
+    """The session's network with its removed filters taken out for real; None if no filter was removed.
+
+    PruningError if torch-pruning is missing or cannot follow the network.
+    """
+    layers = [layer.parameter.detach().transpose(0, output_dimension(layer)) for layer in session.layers]
+    if all(bool(weight.flatten(1).any(1).all()) for weight in layers):
+        return None
+    images = torch.zeros(2, *session.data.shape, device=session.device)
+    return shrink.shrink(session.model, images)
 
 
 def _first_line(error: Exception) -> str:

@@ -32,6 +32,7 @@ from torch.nn.modules.conv import _ConvNd
 from pruning import run_files
 from pruning.errors import PruningError
 from pruning.measure.evaluation import evaluating
+from pruning.training import lies_channels_last
 
 FORMAT = {"format": "pruning shrunk network", "version": "1"}
 TOLERANCE = 1e-4
@@ -82,7 +83,7 @@ def shrink(model: nn.Module, images: Tensor) -> Shrunk:
     Raises PruningError if torch-pruning is missing, can't follow this network, or the outputs do not
     agree.
     """
-    small = copy.deepcopy(model).eval()
+    small = _to_follow(model)
     before = _out_widths(small)
     empty = _channels_read_as_zero(model, images)
     obstacles: dict[str, str] = {}
@@ -97,6 +98,8 @@ def shrink(model: nn.Module, images: Tensor) -> Shrunk:
     widths = {
         name: (width, now) for name, now in _out_widths(small).items() if (width := before[name]) != now
     }
+    if lies_channels_last(model):
+        small.to(memory_format=torch.channels_last)
     return Shrunk(small, widths, left, _agree(model, small, images))
 
 
@@ -114,7 +117,7 @@ def channels(model: nn.Module, images: Tensor) -> tuple[list[Coupled], dict[str,
     removable: list[Coupled] = []
     obstacles: dict[str, str] = {}
     with _followed(model):
-        for group in _groups(copy.deepcopy(model).eval(), images):
+        for group in _groups(_to_follow(model), images):
             obstacle = group.obstacle()
             if obstacle is None:
                 removable.append(group.coupled())
@@ -283,14 +286,18 @@ def _unreliable_operation(node: Any) -> str | None:
     return f"they pass through {operation}, which may mix channels"
 
 
+def _to_follow(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that lies channels first: flattening channels-last maps is traced as restriding."""
+    return copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
+
+
 def _groups(model: nn.Module, images: Tensor) -> Iterator[_Group]:
     tp = _torch_pruning()
     names = {module: name for name, module in model.named_modules()}
+    image = images[:1].clone(memory_format=torch.contiguous_format).requires_grad_()
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # of parameters outside of layers: what meets them is left
-        graph = tp.DependencyGraph().build_dependency(
-            model, images[:1].clone().requires_grad_(), verbose=False
-        )
+        graph = tp.DependencyGraph().build_dependency(model, image, verbose=False)
     for items in graph.get_all_groups():
         yield _Group(graph, items, names)
 

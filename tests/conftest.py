@@ -1,5 +1,8 @@
 """What the tests share: main.py as a process, and waiting for what a run's log says.
 
+A process is started from nothing (`command`, `start`), or forked from one that has imported torch (`fork`, and `cli`,
+which waits for its end): four seconds sooner.
+
 Every process of the tests computes in one thread: the tests themselves are spread over the cores (pytest -n auto), and
 threads of several processes that spin on the same cores slow one another down tenfold.
 """
@@ -21,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import MAIN, Forked
 
 from pruning.errors import InterruptedRunError
 
-MAIN = Path(__file__).parent.parent / "main.py"
 SHORT = (
     "--epochs",
     "2",
@@ -68,21 +71,20 @@ def cli(tmp_path: Path) -> Cli:
     """Start main.py in an empty folder, wait for its end; output to pipes, so no terminal."""
 
     def run(*arguments: str | Path, timeout: float = 180, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(*arguments),
-            cwd=tmp_path,
-            env=environment(**env),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        process = fork(*arguments, cwd=tmp_path, **env)
+        stdout, stderr = process.communicate(timeout)
+        return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
 
     return run
 
 
+def fork(*arguments: str | Path, cwd: Path, **env: str) -> Forked:
+    """Start main.py with torch imported, and go on."""
+    return Forked(tuple(map(str, arguments)), cwd, environment(**env))
+
+
 def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
-    """Start main.py and go on."""
+    """Start main.py from nothing, and go on."""
     return subprocess.Popen(
         command(*arguments),
         cwd=cwd,
@@ -169,7 +171,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def wait_for_event(folder: Path, process: subprocess.Popen[str], **wanted: Any) -> None:
+def wait_for_event(folder: Path, process: subprocess.Popen[str] | Forked, **wanted: Any) -> None:
     """Return once the log has an event with these fields; fail when the process ends without."""
     deadline = time.monotonic() + 120
     while not any(wanted.items() <= event.items() for event in events(folder)):

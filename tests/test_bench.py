@@ -49,3 +49,10 @@ def test_extra_memory_of_the_floor_is_four_bytes_a_weight() -> None:
     extra = bench._extra_memory_in_fresh_process("squeezenet1_1", "abs() of the weights")
     weights = sum(weight.numel() for weight in bench._weights("squeezenet1_1").values())
     assert extra is None or extra == pytest.approx(4 * weights, rel=0.25)
+
+
+def test_a_shrunk_network_is_timed_beside_the_masked_and_the_dense_one() -> None:
+    pytest.importorskip("torch_pruning", reason="the extra shrink is not installed")
+    section = bench.shrunk_network("resnet18", turns=2, batch=1)
+    assert section.title == "resnet18 without half of its filters, batch 1, 3.75x fewer multiply-adds"
+    assert [timing.name for timing in section.timings] == ["dense", "masked", "shrunk"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import MAIN, Cli, command, environment, only_run, read_result
 
-QUICK = ("--epochs", "1", "--finetune-epochs", "1", "--rounds", "1", "--measure-seconds", "0.05")
+QUICK = ("--dry-run", "--epochs", "1", "--finetune-epochs", "1", "--rounds", "1", "--measure-seconds", "0")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_list_shows_every_registered_choice(cli: Cli) -> None:
 def test_the_teaching_programs_options_are_all_there(cli: Cli, tmp_path: Path) -> None:
     arguments = (
         "--epochs 1 --lr 0.05 --max_lr 0.1 --log-interval 10 --arch my --weight-decay 0 --batch-size 64 "
-        "--test-batch-size 500 --seed 3 --no-pretrained --dry-run --save-model --save_path kept.pt"
+        "--test-batch-size 500 --seed 3 --no-pretrained --dry-run --save-model --save_path kept.pt --measure-seconds 0"
     )
     done = cli(*arguments.split())
     assert done.returncode == 0, done.stderr

@@ -185,9 +185,10 @@ def test_another_seed_gives_another_network(run: Path, cli: Cli, tmp_path: Path)
 
 
 def test_a_name_belongs_to_one_run(cli: Cli, tmp_path: Path) -> None:
-    assert cli(*SHORT, "--name", "mine", "--quiet").returncode == 0
+    untrained = ("--epochs", "0", "--finetune", "none", "--measure-seconds", "0", "--name", "mine")
+    assert cli(*untrained, "--quiet").returncode == 0
     before = (tmp_path / "runs/mine/result.json").read_bytes()
-    done = cli(*SHORT, "--name", "mine", "--lr", "0.05")
+    done = cli(*untrained, "--lr", "0.05")
     assert done.returncode == 2
     assert "--lr was 0.1, now 0.05" in done.stderr
     assert (tmp_path / "runs/mine/result.json").read_bytes() == before
@@ -195,7 +196,7 @@ def test_a_name_belongs_to_one_run(cli: Cli, tmp_path: Path) -> None:
 
 def test_methods_at_one_seed_share_the_dense_training(cli: Cli, tmp_path: Path) -> None:
     for method in ("global_mag", "random"):
-        assert cli(*SHORT, "--method", method, "--quiet").returncode == 0
+        assert cli(*SHORT, "--epochs", "1", "--rounds", "1", "--method", method, "--quiet").returncode == 0
     assert len(list((tmp_path / "runs/.dense").iterdir())) == 1
     folders = [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
     first, second = (read_result(folder) for folder in folders)
@@ -227,9 +228,8 @@ def do(runs: Path, **options: Any) -> dict[str, Any]:
     from pruning.config import resolve
     from pruning.experiment import run
 
-    return run(
-        resolve({"epochs": 2, "finetune_epochs": 1, "rounds": 1, "runs_dir": runs, **options}), Silent()
-    )
+    short = {"epochs": 2, "finetune_epochs": 1, "rounds": 1, "measure_seconds": 0}
+    return run(resolve({**short, "runs_dir": runs, **options}), Silent())
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])
@@ -247,7 +247,7 @@ def test_every_method_removes_exactly_what_was_asked(method: str, sparsity: floa
 
 
 def test_random_pruning_is_the_worst_at_98_percent(shared_runs: Path) -> None:
-    gently = {"sparsity": 0.98, "rounds": 3, "finetune_epochs": 2}
+    gently = {"sparsity": 0.98, "rounds": 2}
     top1 = {method: do(shared_runs, method=method, **gently)["final"]["top1"] for method in FIVE}
     assert top1["random"] < min(top1[method] for method in FIVE if method != "random")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Cli, only_run, read_result
 
-QUICK = ("--epochs", "0", "--finetune-epochs", "0", "--rounds", "1")
+QUICK = ("--epochs", "0", "--finetune-epochs", "0", "--rounds", "1", "--measure-seconds", "0")
 
 
 def layers(result: dict[str, Any]) -> dict[str, float]:
@@ -62,6 +62,9 @@ def test_filters_are_recorded_and_verified_with_their_biases(cli: Cli, tmp_path:
     assert final["nonzero_parameters"] == final["parameters"] - (weights + biases) // 2
     done = cli("verify", str(only_run(tmp_path / "runs")))
     assert done.returncode == 0, done.stdout + done.stderr
+    done = cli("measure", str(only_run(tmp_path / "runs")), "--batch-size", "2", "--seconds", "0.01")
+    timed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("2 ")]
+    assert timed == ["dense", "pruned", "shrunk"], done.stdout + done.stderr
 
 
 def test_what_does_not_fit_is_said_before_any_training(cli: Cli, tmp_path: Path) -> None:

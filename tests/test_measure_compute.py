@@ -57,7 +57,7 @@ def test_the_lenet_of_1998_agrees_with_the_published_count() -> None:
     assert counted.macs == 416_520
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_16", "swin_t"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])  # others: test_torchvision_networks
 def test_torchvision_networks_agree_with_torchs_counter(name: str) -> None:
     import torchvision
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from pruning import models
 from pruning.errors import PruningError
 from pruning.models import blueprint, from_torchvision, trial
+from pruning.models.known_facts import known_facts
 from pruning.models.mobilenet_v2_cifar import mobilenet_v2_cifar
 from pruning.models.resnet_cifar import option_a
 from pruning.models.vit_tiny_cifar import Attention
@@ -104,7 +105,18 @@ def test_unknown_name_is_answered_with_the_nearest_of_ours_and_torchvisions(wron
 
 @pytest.mark.parametrize("name", ARCHITECTURES.names())
 def test_ours_has_exactly_the_parameters_of_the_named_network(name):
-    assert blueprint.facts(name)["parameters"] == PARAMETERS[name]
+    facts = blueprint.facts(name)
+    assert facts["parameters"] == PARAMETERS[name]
+    assert as_text(facts) == known_facts()[name]
+
+
+def as_text(facts: dict[str, object]) -> dict[str, str]:
+    """Facts as a row of the table that is shipped."""
+    return {key: str(value) for key, value in facts.items()}
+
+
+def test_the_table_of_facts_has_every_name_and_no_other():
+    assert list(known_facts()) == models.names()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES.names())
@@ -227,7 +239,10 @@ def test_torchvisions_has_the_parameters_that_torchvision_publishes(name):
     import torchvision
 
     published = torchvision.models.get_model_weights(name).DEFAULT
-    assert blueprint.facts(name) == {"input": "3x224x224", "parameters": published.meta["num_params"]}
+    facts = blueprint.facts(name)
+    assert (facts["input"], facts["parameters"]) == ("3x224x224", published.meta["num_params"])
+    assert facts["macs"] / 1e9 == pytest.approx(published.meta["_ops"], abs=0.0006)  # published in G, rounded
+    assert as_text(facts) == known_facts()[name]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "densenet121"])
@@ -374,6 +389,18 @@ def test_the_trial_leaves_modes_buffers_gradients_and_random_state_as_they_were(
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert (model.training, model.fc.training, model.norm.training) == (True, True, False)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_batch_that_a_norm_does_not_take_is_refused_and_leaves_no_mark():
+    model = Noisy()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    trial.check_training(model, (1, 2, 2), 2, "noisy")
+    with pytest.raises(
+        PruningError, match=r"noisy cannot be trained on a batch of 1 image \(Expected more than 1"
+    ):
+        trial.check_training(model, (1, 2, 2), 1, "noisy")
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert (model.training, model.norm.training) == (True, False)
 
 
 def test_the_trial_names_a_network_by_its_class_when_it_has_no_other_name():

@@ -20,7 +20,18 @@ def signed(weights):
 
 def test_a_score_of_ones_own_prunes_and_is_listed(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "my_scores.py").write_text(OWN)
-    arguments = ("--epochs", "0", "--finetune", "none", "--rounds", "1", "--sparsity", "0.3")
+    arguments = (
+        "--epochs",
+        "0",
+        "--finetune",
+        "none",
+        "--rounds",
+        "1",
+        "--sparsity",
+        "0.3",
+        "--measure-seconds",
+        "0",
+    )
     done = cli(*arguments, "--plugin", "my_scores.py", "--method", "global_signed")
     assert done.returncode == 0, done.stderr
     result = read_result(only_run(tmp_path / "runs"))
@@ -33,7 +44,17 @@ def test_a_score_of_ones_own_prunes_and_is_listed(cli: Cli, tmp_path: Path) -> N
 
 
 def test_another_content_is_another_run(cli: Cli, tmp_path: Path) -> None:
-    arguments = ("--dry-run", "--rounds", "1", "--plugin", "my_scores.py", "--method", "global_signed")
+    arguments = (
+        "--dry-run",
+        "--rounds",
+        "1",
+        "--plugin",
+        "my_scores.py",
+        "--method",
+        "global_signed",
+        "--measure-seconds",
+        "0",
+    )
     for text in (OWN, OWN.replace("weights.value", "-weights.value")):
         (tmp_path / "my_scores.py").write_text(text)
         assert cli(*arguments).returncode == 0

@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHORT, Cli, events, only_run, outcome, read_result, start, wait_for_event
+from conftest import SHORT, Cli, events, fork, only_run, outcome, read_result, wait_for_event
 
 OFTEN = (*SHORT, "--checkpoint-interval", "0.05", "--log-interval", "1")
 GRADIENTS = (*OFTEN, "--method", "global_grad", "--score-batches", "1000")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return outcome(_whole(tmp_path_factory.mktemp("whole"), OFTEN))
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    return _whole(tmp_path_factory.mktemp("whole"), OFTEN)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(whole: Path) -> dict[str, Any]:
+    return outcome(whole)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +34,7 @@ def uninterrupted_with_gradients(tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def _whole(folder: Path, arguments: tuple[str, ...]) -> Path:
-    assert start(*arguments, "--name", "run", cwd=folder).wait(timeout=120) == 0
+    assert fork(*arguments, "--name", "run", cwd=folder).wait(timeout=120) == 0
     return only_run(folder / "runs")
 
 
@@ -36,14 +42,14 @@ def test_killed_at_random_times_it_ends_the_same(uninterrupted: dict[str, Any], 
     chance = random.Random(1)
     folder = tmp_path / "runs/run"
     for _ in range(4):
-        process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+        process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
         before = len(events(folder))
         while process.poll() is None and len(events(folder)) < before + 2:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 1))
         process.kill()
         process.wait()
-    assert start(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
+    assert fork(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
     assert outcome(folder) == uninterrupted
 
 
@@ -55,13 +61,21 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("dense training", signal.SIGTERM),
+        ("dense training", signal.SIGINT),
+        ("scoring", signal.SIGINT),
+        ("evaluation", signal.SIGTERM),
+        ("fine-tuning", signal.SIGINT),
+    ],
+)
 def test_a_signal_saves_and_the_same_command_goes_on(
     stage: str, number: signal.Signals, uninterrupted_with_gradients: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs/run"
-    process = start(*GRADIENTS, "--name", "run", cwd=tmp_path)
+    process = fork(*GRADIENTS, "--name", "run", cwd=tmp_path)
     wait_for_event(folder, process, **STAGES[stage])
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
@@ -69,17 +83,17 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert f"stopped by {number.name}" in said
     assert "the same command goes on" in said
     assert not (folder / "result.json").exists()
-    assert start(*GRADIENTS, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
+    assert fork(*GRADIENTS, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
     assert outcome(folder) == uninterrupted_with_gradients
 
 
 def test_a_resumed_run_logs_every_batch_once(tmp_path: Path) -> None:
     folder = tmp_path / "runs/run"
-    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
     wait_for_event(folder, process, event="batch", phase="finetune", round=1)
     process.kill()
     process.wait()
-    assert start(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
+    assert fork(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
     batches = [
         (event["phase"], event.get("round"), event["epoch"], event["batch"])
         for event in events(folder)
@@ -90,7 +104,7 @@ def test_a_resumed_run_logs_every_batch_once(tmp_path: Path) -> None:
 
 def test_resume_by_folder(uninterrupted: dict[str, Any], cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "runs/run"
-    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
     wait_for_event(folder, process, event="pruning", round=1)
     process.terminate()
     process.wait()
@@ -104,7 +118,7 @@ def test_resume_by_folder(uninterrupted: dict[str, Any], cli: Cli, tmp_path: Pat
 
 def test_a_damaged_checkpoint_is_passed_over(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "runs/run"
-    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
     wait_for_event(folder, process, event="batch", phase="finetune", round=2, batch=40)
     process.terminate()
     process.wait()
@@ -112,20 +126,21 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted: dict[str, Any], tmp_
     content = bytearray(newest.read_bytes())
     content[-100] ^= 1
     newest.write_bytes(content)
-    assert start(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
+    assert fork(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
     assert outcome(folder) == uninterrupted
 
 
-def test_a_damaged_dense_cache_is_trained_again(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
-    folder = _whole(tmp_path, OFTEN)
-    shutil.rmtree(folder)
+def test_a_damaged_dense_cache_is_trained_again(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole.parent / ".dense", tmp_path / "runs/.dense")
     (network,) = (tmp_path / "runs/.dense").glob("*/network.safetensors")
     network.write_bytes(network.read_bytes()[:-10])
-    assert outcome(_whole(tmp_path, OFTEN)) == uninterrupted
+    again = _whole(tmp_path, SHORT)
+    assert outcome(again) == outcome(whole)
+    assert [event["cached"] for event in events(again) if event["event"] == "dense"] == [False]
 
 
 def test_the_second_process_on_a_run_says_who_has_it(cli: Cli, tmp_path: Path) -> None:
-    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
     wait_for_event(tmp_path / "runs/run", process, event="batch")
     done = cli(*OFTEN, "--name", "run")
     process.terminate()
@@ -135,7 +150,7 @@ def test_the_second_process_on_a_run_says_who_has_it(cli: Cli, tmp_path: Path) -
 
 
 def test_two_runs_that_need_the_same_dense_training_share_it(tmp_path: Path) -> None:
-    pair = [start(*OFTEN, "--method", method, cwd=tmp_path) for method in ("global_mag", "random")]
+    pair = [fork(*OFTEN, "--method", method, cwd=tmp_path) for method in ("global_mag", "random")]
     said = [process.communicate(timeout=120) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert len(list((tmp_path / "runs/.dense").iterdir())) == 1
@@ -155,7 +170,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_try(cli: Cli, 
 
 def test_a_run_on_other_images_is_not_resumed(tmp_path: Path) -> None:
     folder = tmp_path / "runs/run"
-    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
     wait_for_event(folder, process, event="batch", phase="finetune", round=1)
     process.terminate()
     process.wait()
@@ -163,14 +178,14 @@ def test_a_run_on_other_images_is_not_resumed(tmp_path: Path) -> None:
         sealed = json.loads(file.read_text())
         sealed["facts"]["basis"]["images"] = "others"
         file.write_text(json.dumps(sealed))
-    process = start(*OFTEN, "--name", "run", cwd=tmp_path)
+    process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "images was 'others'" in said.replace("--", "")
 
 
 def test_a_damaged_state_to_rewind_to_is_trained_again(tmp_path: Path) -> None:
-    rewind = (*OFTEN, "--finetune", "rewind")
+    rewind = (*SHORT, "--finetune", "rewind", "--rounds", "1")
     folder = _whole(tmp_path, rewind)
     before = outcome(folder)
     shutil.rmtree(folder)

@@ -349,3 +349,15 @@ def test_transposed_and_depthwise_convolutions_shrink_too() -> None:
     remove_half_of_every_group(model, images((1, 8, 8)))
     shrunk = shrink.shrink(model, images((1, 8, 8)))
     assert shrunk.widths["0"] == shrunk.widths["2"] == (4, 2)
+
+
+def test_a_network_that_lies_channels_last_is_followed_all_the_same_and_stays_so() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), *head())
+    model.to(memory_format=torch.channels_last)
+    zero_filters(model, "0", [1])
+    zero_filters(model, "2", [0, 3])
+    batch = images((1, 8, 8)).contiguous(memory_format=torch.channels_last)
+    assert [group.channels for group in shrink.coupled(model, batch)] == [4, 4]
+    shrunk = shrink.shrink(model, batch)
+    assert shrunk.widths == {"0": (4, 3), "2": (4, 2)}
+    assert shrunk.model[2].weight.is_contiguous(memory_format=torch.channels_last)

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import command, environment, outcome, start, wait_for_event
+from conftest import command, environment, fork, outcome, wait_for_event
+from forked import Forked
 from safetensors.torch import load_file
 
 RUN = (
     *("--epochs", "1", "--finetune-epochs", "1", "--rounds", "1", "--batch-size", "256"),
     *("--name", "run", "--checkpoint-interval", "0.05", "--log-interval", "1"),
+    *("--measure-seconds", "0"),
 )
 
 
@@ -31,12 +33,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def finish(place: Path) -> None:
-    process = start(*RUN, cwd=place)
+    process = fork(*RUN, cwd=place)
     said = process.communicate(timeout=120)
     assert process.returncode == 0, said
 
 
-def assert_stopped(process: subprocess.CompletedProcess[str] | subprocess.Popen[str], said: str) -> None:
+def assert_stopped(process: subprocess.CompletedProcess[str] | Forked, said: str) -> None:
     """Exit code 1 and one sentence, no traceback."""
     assert process.returncode == 1, said
     assert said.startswith("error: ")
@@ -89,7 +91,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(undisturbed: dict[str, Any], small_disk: Path) -> None:
-    process = start(*RUN, cwd=small_disk)
+    process = fork(*RUN, cwd=small_disk)
     _, said = process.communicate(timeout=120)
     assert_stopped(process, said)
     assert "No space left on device" in said
@@ -101,7 +103,7 @@ def test_a_full_disk(undisturbed: dict[str, Any], small_disk: Path) -> None:
 
 @pytest.mark.parametrize(("phase", "gone"), [("dense", "runs"), ("finetune", "runs/run")])
 def test_a_folder_that_vanishes(phase: str, gone: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    process = start(*RUN, cwd=tmp_path)
+    process = fork(*RUN, cwd=tmp_path)
     wait_for_event(tmp_path / "runs/run", process, event="batch", phase=phase)
     while (tmp_path / gone / "run").exists() or (tmp_path / gone / "events.jsonl").exists():
         shutil.rmtree(tmp_path / gone, ignore_errors=True)
@@ -138,7 +140,7 @@ class Net(nn.Module):
 def test_out_of_memory_says_which_option_helps(tmp_path: Path) -> None:
     # Next to nothing for the two images of a trial, more than any machine has for a batch.
     hungry = net(tmp_path, "torch.empty(len(images) ** 7)")
-    process = start(*RUN, "--arch", hungry, "--batch-size", "128", cwd=tmp_path)
+    process = fork(*RUN, "--arch", hungry, "--batch-size", "128", cwd=tmp_path)
     _, said = process.communicate(timeout=60)
     assert_stopped(process, said)
     assert "Out of memory" in said
@@ -149,7 +151,7 @@ def test_out_of_memory_says_which_option_helps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_second_signal_stops_at_once(number: signal.Signals, tmp_path: Path) -> None:
     slow = net(tmp_path, "time.sleep(600 if self.training else 0)")
-    process = start(*RUN, "--arch", slow, cwd=tmp_path)
+    process = fork(*RUN, "--arch", slow, cwd=tmp_path)
     wait_for_event(tmp_path / "runs/run", process, event="start")
     time.sleep(0.5)
     process.send_signal(number)

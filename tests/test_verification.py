@@ -24,8 +24,8 @@ Altered = dict[str, torch.Tensor]
 def fresh() -> Iterator[Path]:
     """The folder of a fresh record."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = "--epochs 1 --finetune-epochs 1 --rounds 2 --batch-size 512 --quiet --name run --runs-dir"
-        assert _exit_code([*arguments.split(), folder]) == 0
+        short = "--epochs 1 --finetune-epochs 1 --rounds 2 --batch-size 512 --measure-seconds 0"
+        assert _exit_code([*short.split(), "--quiet", "--name", "run", "--runs-dir", folder]) == 0
         yield Path(folder) / "run"
 
 

@@ -1,4 +1,4 @@
-"""Does a network take the data's images? Tried on two blank ones before anything is trained."""
+"""Does a network take the data's images? Tried on blank ones before anything is trained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check(model: nn.Module, shape: Shape, classes: int, arch: str | None = None)
     """
     name = arch or type(model).__name__
     try:
-        logits = _tried(model, shape)
+        logits = _tried(model, shape, 2, training=False)
     except Exception as error:
         raise PruningError(
             f"{name} cannot take {_times(shape)} images ({_short(error)}); {_fitting(shape, classes)}."
@@ -41,6 +41,18 @@ def check(model: nn.Module, shape: Shape, classes: int, arch: str | None = None)
         )
 
 
+def check_training(model: nn.Module, shape: Shape, batch: int, arch: str) -> None:
+    """Raise PruningError unless `model` takes a batch of so many images in training mode; it is left as it was.
+
+    Batch normalisation of vectors, or of maps of one pixel, takes no single image.
+    """
+    try:
+        _tried(model, shape, batch, training=True)
+    except Exception as error:
+        images = "1 image" if batch == 1 else f"{batch} images"
+        raise PruningError(f"{arch} cannot be trained on a batch of {images} ({_short(error)})") from error
+
+
 def fits(arch: str, shape: Shape, classes: int) -> bool:
     """Whether our architecture `arch` takes images of `shape` (channels, height, width)."""
     try:
@@ -50,26 +62,27 @@ def fits(arch: str, shape: Shape, classes: int) -> bool:
         return False
 
 
-def _tried(model: nn.Module, shape: Shape) -> object:
+def _tried(model: nn.Module, shape: Shape, batch: int, *, training: bool) -> object:
     parameter = next(model.parameters(), torch.empty(0))
-    images = torch.zeros(2, *shape, device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _evaluating(model):
+    images = torch.zeros(batch, *shape, device=parameter.device, dtype=parameter.dtype)
+    gpus = [parameter.device] if parameter.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=gpus), _in_mode(model, training):
         return model(images)
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within; modes and buffers as they were afterwards."""
+def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode within; modes and buffers as they were afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:
         for buffer, before in buffers:
             buffer.copy_(before)
-        for module, training in modes:
-            module.training = training
+        for module, mode in modes:
+            module.training = mode
 
 
 def _fitting(shape: Shape, classes: int) -> str:
