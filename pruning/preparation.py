@@ -59,6 +59,16 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
     )
 
 
+def rounds_of(config: RunConfig, model: nn.Module, shape: tuple[int, int, int]) -> list[tuple[float, Amount]]:
+    """The target sparsity and the amount of every round on this network, which takes images of `shape`.
+
+    PruningError if it cannot be pruned like that. No data is needed for it, and what the weights are is of no account.
+    """
+    chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
+    check(model, config.method, config.structure, chosen, torch.zeros(1, *shape))
+    return _steps(config, model, chosen)
+
+
 def check_outputs(config: RunConfig, *, fresh: bool) -> None:
     """PruningError unless everything that the run will write has its place; creates nothing."""
     run_files.check_writable(config.runs_dir)

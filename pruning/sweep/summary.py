@@ -1,0 +1,76 @@
+"""The finished runs of a sweep in one table: top-1 over the seeds. Everything else is for `report` and `compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pruning.config import AMOUNTS
+from pruning.statistics import Summary, summarise
+from pruning.sweep.plan import Run
+
+Key = tuple[str, ...]
+
+
+def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: final top-1 (percent), mean ± sample standard deviation over seeds.
+
+    A row for every choice that the grid makes besides seed and amount, a column for every amount, dense first. Options
+    that come along with another choice are left out.
+    """
+    names = columns(runs)
+    amount = next((name for name in names if name in AMOUNTS), None)
+    across = [name for name in names if name not in ("seed", amount)]
+    top1: dict[tuple[Key, str], list[float]] = {}
+    dense: dict[Key, dict[str, float]] = {}
+    for run in runs:
+        record = done.get(run.name)
+        if record is not None:
+            key = tuple(str(run.choices.get(name, "")) for name in across)
+            column = str(run.choices[amount]) if amount else "top-1"
+            top1.setdefault((key, column), []).append(record["final"]["top1"])
+            dense.setdefault(key, {})[str(run.dense or run.config.seed)] = record["dense"]["top1"]
+    keys = list(dict.fromkeys(key for key, _ in top1))
+    amounts = _in_order({column for _, column in top1})
+    rows = [
+        [*key, _spread([*dense[key].values()]), *(_spread(top1.get((key, one), [])) for one in amounts)]
+        for key in keys
+    ]
+    heads = [f"{amount} {one}" if amount else one for one in amounts]
+    return [*across, "dense", *heads], rows
+
+
+def columns(runs: Iterable[Run]) -> list[str]:
+    """The options by which runs of a sweep differ, less those that only come along with another one."""
+    given = [run.choices for run in runs]
+    names = list(dict.fromkeys(name for choices in given for name in choices))
+    kept: list[str] = []
+    for name in names:
+        if not any(_follows(name, leader, given) for leader in kept):
+            kept.append(name)
+    return kept
+
+
+def _follows(name: str, leader: str, given: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the value of `leader` tells that of `name`."""
+    values = {(repr(choices.get(leader)), repr(choices.get(name))) for choices in given}
+    return len(values) == len({of_leader for of_leader, _ in values})
+
+
+def _in_order(values: Iterable[str]) -> list[str]:
+    """Numbers by size, then the rest by name."""
+
+    def key(value: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(value), value
+        except ValueError:
+            return True, 0.0, value
+
+    return sorted(values, key=key)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    found: Summary = summarise(values)
+    return f"{found.mean:.2f}" + ("" if found.std is None else f" ± {found.std:.2f}")
