@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Group
@@ -19,6 +20,7 @@ from pruning.console import BAR_WIDTH, Console
 from pruning.signals import Signals
 from pruning.sweep import plan as plans
 from pruning.sweep import progress, summary
+from pruning.sweep.grid import telling
 from pruning.sweep.plan import Plan, Run
 from pruning.sweep.slots import Slots
 from pruning.sweep.work import Board, Failure
@@ -62,7 +64,9 @@ class SweepConsole(Console):
             numbers = (f"{getattr(costs, name):,}" for costs in (each, shared, still))
             table.add_row(name.replace("_", " "), *numbers)
         self._out.print(table)
-        self.note(f"{_count(plans.trajectories(runs), 'trajectory', 'trajectories')}; {self._time(plan, slots)}")
+        self.note(
+            f"{_count(plans.trajectories(runs), 'trajectory', 'trajectories')}; {self._time(plan, slots)}\n"
+        )
 
     def _time(self, plan: Plan, slots: Slots) -> str:
         epochs = plans.epochs_each(plan.runs)
@@ -81,13 +85,20 @@ class SweepConsole(Console):
     def check_stop(self) -> None:
         self._signals.check_stop()
 
+    def when_forced(self, action: Callable[[], None]) -> None:
+        def close_and_act() -> None:
+            self.close()
+            action()
+
+        self._signals.at_once = close_and_act
+
     def show(self, board: Board) -> None:
         now = time.monotonic()
         if not self._out.is_terminal or now - self._shown < REFRESH:
             return
         self._shown = now
         if self._live is None:
-            self._columns = summary.columns(board.plan.runs)
+            self._columns = telling([run.choices for run in board.plan.runs])
             self._live = Live(console=self._out, auto_refresh=False, transient=True)
             self._live.start()
         self._live.update(self._picture(board), refresh=True)
@@ -130,7 +141,9 @@ class SweepConsole(Console):
         left = board.seconds_left()
         time_left = "" if left is None else f"about {_duration(left)} left"
         whole = Table.grid(padding=(0, 2))
-        whole.add_row(ProgressBar(total, ended, width=BAR_WIDTH), f"{100 * ended // total} %", counts, time_left)
+        whole.add_row(
+            ProgressBar(total, ended, width=BAR_WIDTH), f"{100 * ended // total} %", counts, time_left
+        )
         running = Table(box=None, pad_edge=False, header_style="bold")
         for name in self._columns:
             running.add_column(name, overflow="ellipsis", no_wrap=True)
@@ -161,7 +174,7 @@ class SweepConsole(Console):
             f"in {_duration(board.elapsed)}"
         )
         if board.done and not any(run.config.dry_run for run in runs):
-            self.note(f"python main.py report {runs[0].config.runs_dir} --out report")
+            self.note(f"report: python main.py report {runs[0].config.runs_dir} --out report")
 
     def _summary_table(self, columns: list[str], rows: list[list[str]]) -> None:
         table = Table(
@@ -198,7 +211,9 @@ def _slots(slots: Slots, runs: tuple[Run, ...]) -> str:
     with_threads = "/".join(map(str, threads)) + (" threads" if threads != [1] else " thread")
     gpus = [gpu for gpu in slots.gpus if gpu is not None]
     where = f" on GPU {', '.join(sorted(set(gpus)))}" if gpus else ""
-    return f"{_count(len(slots), 'run')}{where}, {with_threads} each (part of what determines a run's numbers)"
+    return (
+        f"{_count(len(slots), 'run')}{where}, {with_threads} each (part of what determines a run's numbers)"
+    )
 
 
 def _count(number: int, what: str, many: str | None = None) -> str:
@@ -213,4 +228,3 @@ def _duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60:,} h {minutes % 60:02} min"
-

@@ -48,7 +48,9 @@ def prepare(
         visible=slots.visible_gpus(),
     )
     chosen = [
-        one if one.config.threads else replace(one, config=one.config.model_copy(update={"threads": room.threads}))
+        one
+        if one.config.threads
+        else replace(one, config=one.config.model_copy(update={"threads": room.threads}))
         for one in chosen
     ]
     try:

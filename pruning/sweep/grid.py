@@ -59,7 +59,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Chosen:
-    """One run of a grid: what the grid chose for it, by option, and the whole configuration."""
+    """One run of a grid: what tells it from the others, by option, and the whole configuration."""
 
     choices: Mapping[str, Any]
     config: RunConfig
@@ -107,10 +107,16 @@ def runs(grid: Grid, runs_dir: Path) -> list[Chosen]:
     for number, (when, changes) in enumerate(grid.override, start=1):
         fitting = [options for _, options in given if _fits(when, options)]
         if not fitting:
-            raise PruningError(f"{grid.file}: override {number}: no run has {_words(when)}; mend or remove it.")
+            raise PruningError(
+                f"{grid.file}: override {number}: no run has {_words(when)}; mend or remove it."
+            )
         for options in fitting:
             options |= changes
-    found = [Chosen(choices, _resolved(grid, choices, options, runs_dir)) for choices, options in given]
+    names = telling([choices for choices, _ in given])
+    found = []
+    for choices, options in given:
+        told = {name: choices[name] for name in names if name in choices}
+        found.append(Chosen(told, _resolved(grid, told, options, runs_dir)))
     _refuse_repeated(grid, found)
     return found
 
@@ -120,12 +126,30 @@ def words(choices: Mapping[str, Any]) -> str:
     return _words(choices) or "the only one"
 
 
+def telling(given: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The options by which these choices differ, less those that only come along with another one."""
+    kept: list[str] = []
+    for name in dict.fromkeys(name for choices in given for name in choices):
+        if not any(_follows(name, leader, given) for leader in kept):
+            kept.append(name)
+    return kept
+
+
+def _follows(name: str, leader: str, given: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the value of `leader`, which varies, tells that of `name`."""
+    values = {(repr(choices.get(leader)), repr(choices.get(name))) for choices in given}
+    leading = {of_leader for of_leader, _ in values}
+    return len(values) == len(leading) > 1
+
+
 def _combinations(grid: Grid) -> list[tuple[Options, Options]]:
     """For every combination its choices, and all its options."""
     count = math.prod(len(entries) for entries in grid.axes.values())
     if count > MOST_RUNS:
         raise PruningError(f"{grid.file}: the grid makes {count:,} runs; at most {MOST_RUNS:,} are possible.")
-    choices = [{k: v for entry in entries for k, v in entry.items()} for entries in product(*grid.axes.values())]
+    choices = [
+        {k: v for entry in entries for k, v in entry.items()} for entries in product(*grid.axes.values())
+    ]
     return [(one, {**grid.options, **one}) for one in choices]
 
 
@@ -171,18 +195,24 @@ def _fits(pattern: Options, options: Options) -> bool:
 
 def _axes(file: Path, given: Any) -> dict[str, list[Options]]:
     if given is None or given == {}:
-        raise PruningError(f"{file}: there is no grid, so 0 runs; write `grid:` and below it `seed: [0, 1, 2]`, say.")
+        raise PruningError(
+            f"{file}: there is no grid, so 0 runs; write `grid:` and below it `seed: [0, 1, 2]`, say."
+        )
     axes = {}
     setters: dict[str, str] = {}
     for name, values in _mapping(file, "grid", given).items():
         if not isinstance(values, list):
-            raise PruningError(f"{file}: grid: {name} is {_plain(values)}, not a list; write `{name}: [...]`.")
+            raise PruningError(
+                f"{file}: grid: {name} is {_plain(values)}, not a list; write `{name}: [...]`."
+            )
         if not values:
             raise PruningError(f"{file}: grid: {name} has no values, so 0 runs; give it some, or remove it.")
         axes[name] = [_entry(file, name, value) for value in values]
         for other in {option for entry in axes[name] for option in entry}:
             if setters.setdefault(other, name) != name:
-                raise PruningError(f"{file}: grid: {setters[other]} and {name} both set {other}; leave it in one.")
+                raise PruningError(
+                    f"{file}: grid: {setters[other]} and {name} both set {other}; leave it in one."
+                )
     return axes
 
 
@@ -196,7 +226,7 @@ def _entry(file: Path, name: str, value: Any) -> Options:
             f"{file}: grid: {name}: {_plain(value)} does not say which {name} it is for; "
             f"write {{{name}: ..., {', '.join(value)}: ...}}."
         )
-    return entry
+    return {name: entry[name], **entry}
 
 
 def _items(file: Path, key: str, values: Options) -> list[tuple[str, Any]]:

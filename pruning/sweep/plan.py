@@ -26,8 +26,8 @@ Shape = tuple[int, int, int]
 class Run:
     """One run of a sweep.
 
-    `choices` is what the grid chose for it. `dense` tells dense trainings apart (None: it starts from given weights and
-    trains none). `rounds` has a digest for every round; where two runs have the same one, they go through the same
+    `choices` is what tells it from the others. `dense` tells dense trainings apart (None: it starts from given weights
+    and trains none). `rounds` has a digest for every round; where two runs have the same one, they go through the same
     network. `after` names the runs whose rounds this one takes over.
     """
 
@@ -67,7 +67,7 @@ class Plan:
         return [run for run, ending in endings if ending is not None and ending["code"] != 0]
 
     def shard(self, number: int, of: int) -> Plan:
-        """The part `number` (from 1) of `of`. Runs that share rounds stay together; parts are as even as that allows."""
+        """The part `number` (from 1) of `of`, as even as they can be where runs that share rounds stay together."""
         chosen = {run.name for group in groups(self.runs)[number - 1 :: of] for run in group}
         runs = tuple(run for run in self.runs if run.name in chosen)
         return Plan(runs, {name: record for name, record in self.finished.items() if name in chosen})
@@ -151,7 +151,11 @@ def _round_epochs(config: RunConfig) -> int:
 
 
 def _sharing(config: RunConfig) -> RunConfig:
-    return config.model_copy(update={"share_rounds": True}) if "share_rounds" in RunConfig.model_fields else config
+    return (
+        config.model_copy(update={"share_rounds": True})
+        if "share_rounds" in RunConfig.model_fields
+        else config
+    )
 
 
 def _path(one: Chosen, steps: Sequence[Any]) -> tuple[str, ...]:
@@ -171,7 +175,9 @@ def _steps(chosen: Sequence[Chosen]) -> list[Any]:
     for one in chosen:
         config = one.config
         network = json.dumps([config.arch, config.dataset, str(config.data)])
-        question = chain_key(config.model_copy(update={"seed": 0})) + json.dumps([config.rounds, *_amount(config)])
+        question = chain_key(config.model_copy(update={"seed": 0})) + json.dumps(
+            [config.rounds, *_amount(config)]
+        )
         try:
             if config.pretrained:
                 models.check_published(config.arch)
@@ -180,7 +186,7 @@ def _steps(chosen: Sequence[Chosen]) -> list[Any]:
             if question not in known:
                 known[question] = rounds_of(config, *networks[network])
         except PruningError as error:
-            raise PruningError(f"The run with {one.words}: {error}") from None
+            raise PruningError(f"The run with {words(one.choices)}: {error}") from None
         found.append(known[question])
     return found
 
@@ -205,6 +211,7 @@ def read_shard(text: str) -> tuple[int, int]:
     """`3/10` as numbers. PruningError if it is not such."""
     number, _, of = text.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise PruningError(f"--shard {text}: give the part and how many parts there are, from 1/10 to 10/10, say.")
+        raise PruningError(
+            f"--shard {text}: give the part and how many parts there are, from 1/10 to 10/10, say."
+        )
     return int(number), int(of)
-

@@ -71,7 +71,9 @@ def seconds_left(
     if not done:
         return None
     slope, intercept = _line(done)
-    return sum((intercept + slope * epochs) * left for epochs, left in waiting) / max(1, min(at_once, len(waiting)))
+    return sum((intercept + slope * epochs) * left for epochs, left in waiting) / max(
+        1, min(at_once, len(waiting))
+    )
 
 
 def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:

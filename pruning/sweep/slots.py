@@ -48,7 +48,9 @@ def choose(
             raise PruningError(f"{name} {number} lets nothing run; give at least 1.")
     on_gpus = any(config.device in ("auto", "cuda") for config in configs) and bool(gpus or visible)
     if gpus is not None and not on_gpus:
-        raise PruningError(f"--gpus {gpus}: the runs are not for GPUs; leave it out, or set device in the grid to cuda.")
+        raise PruningError(
+            f"--gpus {gpus}: these runs take no GPU; leave it out, or set device in the grid to cuda."
+        )
     if jobs is not None and on_gpus:
         raise PruningError(
             f"--jobs {jobs} is for the processor, but these runs would take a GPU; "

@@ -7,6 +7,7 @@ from typing import Any
 
 from pruning.config import AMOUNTS
 from pruning.statistics import Summary, summarise
+from pruning.sweep.grid import telling
 from pruning.sweep.plan import Run
 
 Key = tuple[str, ...]
@@ -15,10 +16,9 @@ Key = tuple[str, ...]
 def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows: final top-1 (percent), mean ± sample standard deviation over seeds.
 
-    A row for every choice that the grid makes besides seed and amount, a column for every amount, dense first. Options
-    that come along with another choice are left out.
+    A row for every choice that the grid makes besides seed and amount, a column for every amount, dense first.
     """
-    names = columns(runs)
+    names = telling([run.choices for run in runs])
     amount = next((name for name in names if name in AMOUNTS), None)
     across = [name for name in names if name not in ("seed", amount)]
     top1: dict[tuple[Key, str], list[float]] = {}
@@ -38,23 +38,6 @@ def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> tuple[l
     ]
     heads = [f"{amount} {one}" if amount else one for one in amounts]
     return [*across, "dense", *heads], rows
-
-
-def columns(runs: Iterable[Run]) -> list[str]:
-    """The options by which runs of a sweep differ, less those that only come along with another one."""
-    given = [run.choices for run in runs]
-    names = list(dict.fromkeys(name for choices in given for name in choices))
-    kept: list[str] = []
-    for name in names:
-        if not any(_follows(name, leader, given) for leader in kept):
-            kept.append(name)
-    return kept
-
-
-def _follows(name: str, leader: str, given: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the value of `leader` tells that of `name`."""
-    values = {(repr(choices.get(leader)), repr(choices.get(name))) for choices in given}
-    return len(values) == len({of_leader for of_leader, _ in values})
 
 
 def _in_order(values: Iterable[str]) -> list[str]:

@@ -8,10 +8,11 @@ a sweep that is started again goes on where it was, whatever became of it.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
@@ -25,7 +26,13 @@ from pruning.sweep.slots import Slots
 TICK = 0.1  # seconds between two looks at the processes
 READING = 1.0  # seconds between two looks at what the runs say
 LOOKING = 2.0  # seconds between two looks at runs that other sweeps are doing
-STOPPED = (-2, -15, 130, 143)  # exit codes of a run that a signal stopped, and that goes on from there
+LINES = 8  # of a failed run's log to show
+STOPPED = (
+    -signal.SIGINT,
+    -signal.SIGTERM,
+    128 + signal.SIGINT,
+    128 + signal.SIGTERM,
+)  # exit codes of a run that a signal stopped, and that goes on from there
 
 
 class Watcher(Protocol):
@@ -42,6 +49,9 @@ class Watcher(Protocol):
 
     def check_stop(self) -> None:
         """Raise InterruptedRunError if a signal asked to stop."""
+
+    def when_forced(self, action: Callable[[], None]) -> None:
+        """Do this when a second signal ends this process at once."""
 
 
 @dataclass
@@ -86,7 +96,7 @@ class Failure:
 
 @dataclass
 class Board:
-    """How things stand, by the names of the runs. Every run is in exactly one of `waiting`, `running`, `done`, `failed`.
+    """How things stand, by the names of the runs. Each is in one of `waiting`, `running`, `done` and `failed`.
 
     `elsewhere` are those of the waiting that another process works on. `seconds` is what runs took that ended here.
     """
@@ -129,6 +139,7 @@ def work(plan: Plan, slots: Slots, watcher: Watcher, *, retry: bool = False) -> 
     free = list(slots.gpus)
     looked: dict[str, float] = {}
     read_last = 0.0
+    watcher.when_forced(lambda: _kill(board))
     if retry:
         _forget_failures(board)
     try:
@@ -149,7 +160,7 @@ def work(plan: Plan, slots: Slots, watcher: Watcher, *, retry: bool = False) -> 
         _stop(board, error.signal_number)
         raise
     except BaseException:
-        _stop(board, 15)
+        _stop(board, signal.SIGTERM)
         raise
     return board
 
@@ -183,7 +194,7 @@ def _startable(board: Board, looked: Mapping[str, float]) -> Iterator[Run]:
     """
     now = time.monotonic()
     begun, training = _dense_trainings(board)
-    followers = {name: 0 for name in board.waiting}
+    followers = dict.fromkeys(board.waiting, 0)
     for run in board.waiting.values():
         for name in run.after & followers.keys():
             followers[name] += 1
@@ -226,9 +237,6 @@ def _settled(board: Board, run: Run) -> bool:
     return True
 
 
-LINES = 8  # of a failed run's log to show
-
-
 def _start(run: Run, claimed: IO[str], slot: str | None) -> Process:
     """Start a run's process. It has a group of its own, so that Ctrl-C reaches it through this one only, and once."""
     files = run.files
@@ -250,13 +258,12 @@ def _start(run: Run, claimed: IO[str], slot: str | None) -> Process:
     return Process(run, popen, claimed, slot, time.monotonic())
 
 
-def _ended(board: Board) -> list[Process]:
-    """Enter the runs whose processes have ended since the last look, and return these."""
-    ended = [process for process in board.running.values() if process.popen.poll() is not None]
-    for process in ended:
+def _ended(board: Board) -> Iterator[Process]:
+    """The processes that have ended since the last look, each once it is entered."""
+    for process in [one for one in board.running.values() if one.popen.poll() is not None]:
         _enter(board, process)
         process.claimed.close()
-    return ended
+        yield process
 
 
 def _enter(board: Board, process: Process) -> None:
@@ -296,3 +303,8 @@ def _stop(board: Board, signal_number: int) -> None:
         process.popen.wait()
         process.claimed.close()
 
+
+def _kill(board: Board) -> None:
+    """Stop the runs at once; what they saved last is whole."""
+    for process in board.running.values():
+        process.popen.kill()
