@@ -296,6 +296,9 @@ class Record(Part):
     name: str | None = Field(None, description="Name of the run's folder (default: made from the options).")
     log_interval: int = Field(100, ge=1, description="Batches between two lines of the log.")
     checkpoint_interval: float = Field(30.0, gt=0, description="Seconds between two checkpoints.")
+    share_rounds: bool = Field(
+        False, description="Share rounds with runs that begin with the same and prune farther, or less far."
+    )
     measure_seconds: float = Field(
         0.5, ge=0, description="Seconds of timing dense against pruned at each batch size; 0: no timing."
     )

@@ -71,6 +71,10 @@ class Console:
     def _show_resumed(self, event: Mapping[str, Any]) -> None:
         self._line(f"resumed after {event['rounds']} complete rounds", style="yellow")
 
+    def _show_shared(self, event: Mapping[str, Any]) -> None:
+        rounds = "round 1" if event["rounds"] == 1 else f"rounds 1 to {event['rounds']}"
+        self._line(f"{rounds}: taken from a run that began with the same", style="dim")
+
     def _show_dense(self, event: Mapping[str, Any]) -> None:
         if event["cached"]:
             self._line(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning import machine, records, run_files
+from pruning import machine, records, run_files, trajectories
 from pruning.config import RunConfig
 from pruning.dense import dense_network
 from pruning.masks import FORMAT as MASKS_FORMAT
@@ -55,20 +55,22 @@ def _run(session: Session, *, fresh: bool) -> dict[str, Any]:
 def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
     """Come to the dense network, or to where an earlier process left the run; return the state to rewind to, if any."""
     records.refuse_other_run(session.config)
-    found = session.checkpoints.load()
-    if found is not None:
-        session.check_basis(found[1]["basis"])
+    saved = session.checkpoints.load()
+    if saved is not None:
+        session.check_basis(saved[1]["basis"])
+    shared = trajectories.find(session) if session.config.share_rounds and not (saved or fresh) else None
     session.folder.write_config(session.config.plain())
     rewind = None
-    if found is None:
-        rewind = dense_network(session, fresh=fresh)
-        session.progress.dense = session.metrics(session.evaluate("dense"))
-        session.save()
-    else:
-        session.open_log(found[1]["progress"]["log_length"], resumed=True)
+    if found := saved or shared:
+        session.open_log(saved[1]["progress"]["log_length"] if saved else 0, resumed=saved is not None)
         if session.rewinds:
             rewind = dense_network(session, fresh=False)
         session.restore(*found)
+        _tell_where_it_goes_on(session, shared=saved is None)
+    else:
+        rewind = dense_network(session, fresh=fresh)
+        session.progress.dense = session.metrics(session.evaluate("dense"))
+        session.save()
     if session.config.dry_run:
         session.warn(
             "Dry run: two batches of every pass over the data, so that no number here means anything."
@@ -79,7 +81,8 @@ def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
 def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) -> None:
     """Remove what round `number` shall have removed, evaluate, and put the weights in place to fine-tune from."""
     config = session.config
-    target, amount = session.steps[number - 1]
+    step = session.steps[number - 1]
+    amount = step.amount
     seed = machine.derive_seed(config.seed, "score", number)
     order = torch.randperm(len(session.data.train), generator=torch.Generator().manual_seed(seed))
     batches = session.data.train.batches(
@@ -106,7 +109,7 @@ def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) ->
     session.emit(
         "pruning",
         round=number,
-        target_sparsity=target,
+        target_sparsity=step.target,
         sparsity=masks.sparsity,
         removed=masks.removed,
         prunable=masks.total,
@@ -142,13 +145,15 @@ def close_round(session: Session, number: int) -> None:
     assert progress.masked is not None
     entry = {
         "round": number,
-        "target_sparsity": session.steps[number - 1][0],
+        "target_sparsity": session.steps[number - 1].target,
         "top1_before_finetune": progress.masked["top1"],
         **session.metrics(session.evaluate("finetuned", round=number)),
     }
     progress.rounds.append(entry)
     progress.masked = None
     session.emit("round", **entry)
+    if session.config.share_rounds:
+        trajectories.keep(session)
     session.save()
 
 
@@ -174,6 +179,8 @@ def finish(session: Session) -> dict[str, Any]:
         "bytes": asdict(storage.weigh(session.model.state_dict())),
         "warnings": progress.warnings,
     }
+    if config.share_rounds:
+        result["shared_rounds"] = progress.shared_rounds
     if config.measure_seconds > 0:
         networks = {"dense": dense_twin(session), "pruned": session.model}
         result["measured"] = latency.compare(networks, session.data.shape, seconds=config.measure_seconds)
@@ -181,6 +188,17 @@ def finish(session: Session) -> dict[str, Any]:
     result["timing"] = {stage: progress.timing.get(stage, 0.0) for stage in STAGES}
     session.emit("result", path=str(folder.path), **final)
     return folder.write_result(result)
+
+
+def _tell_where_it_goes_on(session: Session, *, shared: bool) -> None:
+    """After so many rounds of this run, or so many taken from another run that began with the same."""
+    rounds = len(session.progress.rounds)
+    if not shared:
+        session.emit("resumed", rounds=rounds)
+        return
+    session.progress.shared_rounds = rounds
+    session.emit("shared", rounds=rounds)
+    session.save()
 
 
 def _until_stopped(batches: Iterator[Any], session: Session) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from pruning.measure import compute, size
 from pruning.methods import split
 from pruning.session import Clock, Observer, Session
 from pruning.step import check
-from pruning.targets import amounts, sparsity_for_compression
+from pruning.targets import Step, steps, steps_to_compression
 
 DRY_BATCHES = 2  # of every pass over the data, in a dry run
 
@@ -59,8 +59,8 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
     )
 
 
-def rounds_of(config: RunConfig, model: nn.Module, shape: tuple[int, int, int]) -> list[tuple[float, Amount]]:
-    """The target sparsity and the amount of every round on this network, which takes images of `shape`.
+def rounds_of(config: RunConfig, model: nn.Module, shape: tuple[int, int, int]) -> list[Step]:
+    """The pruning of every round on this network, which takes images of `shape`.
 
     PruningError if it cannot be pruned like that. No data is needed for it, and what the weights are is of no account.
     """
@@ -137,14 +137,12 @@ def build_network(config: RunConfig, images: data.Dataset, device: torch.device)
     return model
 
 
-def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer]) -> list[tuple[float, Amount]]:
-    """The target sparsity and the amount of every round."""
+def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer]) -> list[Step]:
+    """The pruning of every round."""
     sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in chosen]
     if config.compression is not None:
-        total = sum(layer.size for layer in sizes)
-        sparsity = sparsity_for_compression(config.compression, size.count(model).parameters, total)
-        asked = Amount(sparsity=sparsity)
-    else:
-        by_layer = None if config.layer_sparsity is None else read_by_layer(config.layer_sparsity)
-        asked = Amount(config.sparsity, config.count, by_layer)
-    return amounts(asked, split(config.method)[0], config.schedule, config.rounds, sizes)
+        parameters, weights = size.count(model).parameters, sum(layer.size for layer in sizes)
+        return steps_to_compression(config.compression, parameters, weights, config.schedule, config.rounds)
+    by_layer = None if config.layer_sparsity is None else read_by_layer(config.layer_sparsity)
+    asked = Amount(config.sparsity, config.count, by_layer)
+    return steps(asked, split(config.method)[0], config.schedule, config.rounds, sizes)

@@ -5,6 +5,7 @@ A records folder (`runs`) holds::
     <name>/config.yaml, events.jsonl, result.json, model.safetensors, masks.safetensors
     <name>/state/              checkpoints: what resuming needs; gone when the run is complete
     .dense/<key>/              dense trainings, shared by all runs that need the same one
+    .rounds/<key>/             states after a round, shared by all runs that begin with the same rounds (--share-rounds)
     .sweeps/<name>.*           what sweeps keep of a run: its options, its process' output, how that ended
     .locks/                    one file per run and dense training; a process that writes holds it
 
@@ -261,6 +262,11 @@ def run_folder(runs_dir: Path, name: str) -> RunFolder:
 
 def dense_folder(runs_dir: Path, key: str) -> DenseFolder:
     return DenseFolder(runs_dir / ".dense" / key)
+
+
+def shared_round(runs_dir: Path, key: str) -> Checkpoints:
+    """Where the state after a round is kept for all runs that begin with the same rounds."""
+    return Checkpoints(runs_dir / ".rounds" / key)
 
 
 def complete_runs(folder: Path) -> list[RunFolder]:

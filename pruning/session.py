@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pruning.allocation import Amount
 from pruning.config import RunConfig, differences
 from pruning.data import Dataset
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
@@ -20,6 +19,7 @@ from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.registry import FINETUNINGS
 from pruning.run_files import Checkpoints, EventLog, RunFolder
+from pruning.targets import Step
 from pruning.training import (
     NotFiniteError,
     Recipe,
@@ -81,6 +81,7 @@ class Progress:
     """Everything about a run that a checkpoint keeps as JSON.
 
     `masked` is the evaluation of the network right after the current round's pruning; None before that pruning.
+    `shared_rounds` is how many of the rounds were taken from another run that began with the same (--share-rounds).
     """
 
     dense: dict[str, Any] | None = None
@@ -89,13 +90,14 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
     timing: dict[str, float] = field(default_factory=dict)
     log_length: int = 0
+    shared_rounds: int = 0
 
 
 @dataclass
 class Session:
     """A run's options, data, network and files, and how far it has come.
 
-    `steps` has every round's target sparsity and the amount to have removed by then;
+    `steps` has every round's pruning;
     `limit` is the number of batches in every pass over the data, None for all of them (anything else is a dry run);
     `basis` is what the dense network depends on besides the options (see `dense.basis`).
     """
@@ -105,7 +107,7 @@ class Session:
     data: Dataset
     model: nn.Module
     layers: list[Layer]
-    steps: list[tuple[float, Amount]]
+    steps: list[Step]
     trace: compute.Trace
     folder: RunFolder
     observer: Observer
@@ -154,7 +156,7 @@ class Session:
             macs=self.trace.remaining(self.model).macs,
             prunable=sum(layer.size for layer in self.layers),
             layers=len(self.layers),
-            sparsities=[sparsity for sparsity, _ in self.steps],
+            sparsities=[step.target for step in self.steps],
             device=str(self.device),
             threads=torch.get_num_threads(),
             batches=self.dense_batches + self.config.rounds * self.round_batches,
@@ -234,17 +236,21 @@ class Session:
         self, training: Mapping[str, Tensor] | None = None, position: Mapping[str, int] | None = None
     ) -> None:
         """Save the run as it stands, within a training if one is given."""
+        self.checkpoints.save(*self.snapshot(training, position))
+
+    def snapshot(
+        self, training: Mapping[str, Tensor] | None = None, position: Mapping[str, int] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that going on from here needs, as tensors and as facts that JSON holds."""
         self.clock.lap()
         assert self.log is not None
         self.progress.log_length = self.log.length
         masks = {} if self.masks is None else self.masks.tensors()
         tensors = pack(model=self.model.state_dict(), mask=masks, training=training or {})
-        self.checkpoints.save(
-            tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis}
-        )
+        return tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Take the run up from what `save` saved."""
+        """Take the run up from a snapshot."""
         self.progress = Progress(**facts["progress"])
         self.clock.lap()
         self.clock.seconds = self.progress.timing
@@ -254,7 +260,6 @@ class Session:
         if facts["position"] is not None:
             self._training = unpack(tensors, "training"), facts["position"]
         self.batches_done = self.dense_batches + len(self.progress.rounds) * self.round_batches
-        self.emit("resumed", rounds=len(self.progress.rounds))
 
     def check_basis(self, saved: Mapping[str, Any]) -> None:
         """PruningError if the run was begun on other images, another network, or another version of torch."""

@@ -44,7 +44,7 @@ class SweepConsole(Console):
 
     def plan(self, file: Path, plan: Plan, slots: Slots, whole: Plan) -> None:
         """What there is to do; `whole` is the plan of which this is a shard, or the same."""
-        runs, left, failed = plan.runs, plan.unfinished, len(plan.failed())
+        runs, failed = plan.runs, len(plan.failed())
         part = "" if whole is plan else f" (of {len(whole.runs):,}: a shard)"
         finished = f"{len(plan.finished)} finished" + (f", {failed} failed before" if failed else "")
         folder = runs[0].config.runs_dir if runs else ""
@@ -56,7 +56,8 @@ class SweepConsole(Console):
         for name, text in lines:
             self._out.print(Text.assemble((f"{name:<10}", "bold"), text), soft_wrap=True)
         self._out.print()
-        each, shared, still = plans.costs_alone(runs), plans.costs_shared(runs), plans.costs_shared(left)
+        each, shared = plans.costs_alone(runs), plans.costs_shared(runs)
+        still = plans.costs_shared(plan.unfinished, plan.done)
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("to compute", "each run alone", "shared", "still to do"):
             table.add_column(column, justify="left" if column == "to compute" else "right")

@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pruning.allocation import Amount, LayerSize
 from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, SCHEDULES
 
+DIGITS = 10  # of the amounts on the way; more would be noise of the arithmetic
 
-def amounts(
+
+@dataclass(frozen=True)
+class Step:
+    """One pruning: the sparsity that the prunable weights shall have reached by then, and the amount that this is.
+
+    Both are cumulative, from the dense network on.
+    """
+
+    target: float
+    amount: Amount
+
+
+def series(kind: str, amount: float, schedule: str, rounds: int) -> list[float]:
+    """A sparsity or a compression ratio (`kind` says which) as it grows over the rounds, in its own units.
+
+    A schedule runs over all that the amount is about: the prunable weights, or for a compression ratio all parameters,
+    so that a ratio of 8 in three geometric rounds passes 2 and 4. Two series along the same curve, one of which goes
+    on farther, have the same beginning to the bit.
+    """
+    if kind == "compression":
+        removed = SCHEDULES.get(schedule)(1 - 1 / amount, rounds)
+        on_the_way = [1 / (1 - fraction) if fraction < 1 else math.inf for fraction in removed[:-1]]
+    else:
+        on_the_way = SCHEDULES.get(schedule)(amount, rounds)[:-1]
+    return [min(float(f"{value:.{DIGITS}g}"), amount) for value in on_the_way] + [amount]
+
+
+def steps(
     asked: Amount, allocation: str, schedule: str, rounds: int, sizes: Sequence[LayerSize]
-) -> list[tuple[float, Amount]]:
-    """For each round the sparsity that the prunable weights shall have reached, and the amount to remove by then.
+) -> list[Step]:
+    """The pruning of each round on the way to a sparsity, a count or fractions by layer.
 
-    Amounts are cumulative, from the dense network on. A count, or fractions by layer, grow in the same proportions as
-    the sparsity that they come to, and end as exactly themselves.
+    A count, or fractions by layer, grow in the same proportions as the sparsity that they come to, and end as exactly
+    themselves.
     """
     total = sum(size.size for size in sizes)
     groups = ALLOCATIONS.get(allocation)(sizes, asked)
     final = asked.sparsity if asked.sparsity is not None else sum(group.remove for group in groups) / total
-    sparsities: list[float] = SCHEDULES.get(schedule)(final, rounds)
+    sparsities = series("sparsity", final, schedule, rounds)
     if asked.sparsity is not None:
-        return [(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
+        return [Step(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
     shares = [sparsity / final if final else 1.0 for sparsity in sparsities]
-    return [(sparsity, _share(asked, share)) for sparsity, share in zip(sparsities, shares, strict=True)]
+    return [Step(sparsity, _share(asked, share)) for sparsity, share in zip(sparsities, shares, strict=True)]
+
+
+def steps_to_compression(
+    compression: float, parameters: int, prunable: int, schedule: str, rounds: int
+) -> list[Step]:
+    """The pruning of each round on the way to a compression ratio. PruningError if it cannot be reached."""
+    sparsity_for_compression(compression, parameters, prunable)
+    ratios = series("compression", compression, schedule, rounds)
+    sparsities = [sparsity_for_compression(ratio, parameters, prunable) for ratio in ratios]
+    return [Step(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
 
 
 def _share(amount: Amount, share: float) -> Amount:

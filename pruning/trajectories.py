@@ -1,16 +1,82 @@
-"""Which runs prune along the same way, and differ only in how far they go. No torch in here."""
+"""Rounds that runs share: where runs differ only in how far they prune, the common beginning is computed once.
+
+With --share-rounds a run keeps, after each round, what going on from there needs, under a key of all that determined
+it; and a run that begins takes up the longest beginning of its own that was kept. Nothing in a round depends on the
+rounds that follow it, so the result is the same as alone, to the bit.
+"""
 
 from __future__ import annotations
 
-from pruning.config import AMOUNTS, RunConfig, digest
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-HOW_FAR = {*AMOUNTS, "rounds"}
+from pruning.config import RunConfig, digest
+from pruning.run_files import Checkpoints, shared_round
+from pruning.targets import series
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.session import Session
+
+HOW_FAR = ("sparsity", "compression", "count", "layer_sparsity", "rounds")
+REVISION = 1  # to be raised whenever a change of the code changes what a round gives
 
 
 def chain_key(config: RunConfig) -> str:
-    """A digest of all that determines a run's result but how far it prunes.
+    """Equal for runs that have at least their first round in common and differ only in how far they prune.
 
-    Of two runs with equal keys the one whose rounds' amounts begin with those of the other goes through the same
-    networks, to the bit.
+    Needs neither torch nor the network, so runs that give a count or fractions by layer, where the rounds depend on the
+    network, share a key with nobody.
     """
-    return digest({name: value for name, value in config.identity().items() if name not in HOW_FAR})
+    for kind in ("sparsity", "compression"):
+        amount = getattr(config, kind)
+        if amount is not None:
+            first = series(kind, amount, config.schedule, config.rounds)[0]
+            return digest({**_without_how_far(config), "first": [kind, first]})
+    return digest(config.identity())
+
+
+def find(session: Session) -> tuple[Mapping[str, Tensor], Mapping[str, Any]] | None:
+    """What `Session.restore` needs to go on after the most rounds of this run that were kept; None if none were.
+
+    Files that are damaged, or not what their place says, are passed over.
+    """
+    for rounds in range(len(session.steps), 0, -1):
+        beginning = _beginning(session, rounds)
+        found = _kept(session, beginning).load()
+        if found is not None and _is_sealed(found[1]) and found[1]["beginning"] == beginning:
+            return found
+    return None
+
+
+def keep(session: Session) -> None:
+    """Keep the state after the rounds done so far for runs that begin with the same rounds."""
+    tensors, facts = session.snapshot()
+    beginning = _beginning(session, len(session.progress.rounds))
+    facts = {**facts, "beginning": beginning}
+    _kept(session, beginning).save(tensors, {**facts, "sha256": digest(facts)})
+
+
+def _beginning(session: Session, rounds: int) -> dict[str, Any]:
+    """All that the first so many rounds depend on."""
+    return {
+        "options": _without_how_far(session.config),
+        "basis": session.basis,
+        "steps": [asdict(step) for step in session.steps[:rounds]],
+        "revision": REVISION,
+    }
+
+
+def _without_how_far(config: RunConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.identity().items() if name not in HOW_FAR}
+
+
+def _kept(session: Session, beginning: Mapping[str, Any]) -> Checkpoints:
+    return shared_round(session.config.runs_dir, digest(beginning)[:16])
+
+
+def _is_sealed(facts: Mapping[str, Any]) -> bool:
+    unsealed = {name: value for name, value in facts.items() if name != "sha256"}
+    return facts.get("sha256") == digest(unsealed)

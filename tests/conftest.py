@@ -11,10 +11,11 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
 
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,33 @@ def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+class Silent:
+    """What watches a run done in the tests' own process: it says nothing and lets it go on."""
+
+    def event(self, event: Mapping[str, Any]) -> None: ...
+
+    def progress(self, done: int, total: int) -> None: ...
+
+    def check_stop(self) -> None: ...
+
+
+def small_mnist(folder: Path, train: int = 500, test: int = 200) -> Path:
+    """A folder with the files of `--dataset mnist`, of images that can be learnt in no time: bars in noise."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", train), ("t10k", test)):
+        images = torch.randint(0, 160, (count, 28, 28), generator=draw, dtype=torch.uint8)
+        labels = torch.randint(0, 10, (count,), generator=draw, dtype=torch.uint8)
+        for image, label in zip(images, labels.tolist(), strict=True):
+            image[:, 2 * label + 4 : 2 * label + 6] += 60
+        for what, content in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">I{content.dim()}I", 0x0800 + content.dim(), *content.shape)
+            (folder / f"{name}-{what}-ubyte").write_bytes(header + bytes(content.flatten().tolist()))
+    return folder
 
 
 def only_run(runs: Path) -> Path:

@@ -68,7 +68,16 @@ def test_only_run_files_knows_the_names_of_a_runs_files() -> None:
 
 
 def test_the_schedules_need_no_torch() -> None:
-    for name in ("scheduling", "allocation", "config", "cli", "console", "registry", "targets"):
+    for name in (
+        "scheduling",
+        "allocation",
+        "config",
+        "cli",
+        "console",
+        "registry",
+        "targets",
+        "trajectories",
+    ):
         text = (PACKAGE / f"{name}.py").read_text()
         top = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert not any("torch" in ast.unparse(node) for node in top), name

@@ -58,6 +58,10 @@ class Plan:
     finished: Mapping[str, Mapping[str, Any]]
 
     @property
+    def done(self) -> list[Run]:
+        return [run for run in self.runs if run.name in self.finished]
+
+    @property
     def unfinished(self) -> list[Run]:
         return [run for run in self.runs if run.name not in self.finished]
 
@@ -126,12 +130,12 @@ def costs_alone(runs: Sequence[Run]) -> Costs:
     return Costs(len(runs), sum(run.dense is not None for run in runs), rounds, epochs)
 
 
-def costs_shared(runs: Sequence[Run]) -> Costs:
-    """What it takes when dense trainings and rounds are computed once."""
-    own = epochs_each(runs)
-    rounds = {node for run in runs for node in run.rounds}
-    dense = {run.dense for run in runs if run.dense is not None}
-    return Costs(len(runs), len(dense), len(rounds), sum(own.values()))
+def costs_shared(runs: Sequence[Run], done: Sequence[Run] = ()) -> Costs:
+    """What it takes when dense trainings and rounds are computed once, and those of the runs that are `done` are there."""
+    epochs = epochs_each([*done, *runs])
+    rounds = {node for run in runs for node in run.rounds} - {node for run in done for node in run.rounds}
+    dense = {run.dense for run in runs} - {run.dense for run in done} - {None}
+    return Costs(len(runs), len(dense), len(rounds), sum(epochs[run.name] for run in runs))
 
 
 def epochs_each(runs: Iterable[Run]) -> dict[str, int]:
@@ -151,16 +155,12 @@ def _round_epochs(config: RunConfig) -> int:
 
 
 def _sharing(config: RunConfig) -> RunConfig:
-    return (
-        config.model_copy(update={"share_rounds": True})
-        if "share_rounds" in RunConfig.model_fields
-        else config
-    )
+    return config.model_copy(update={"share_rounds": True})
 
 
 def _path(one: Chosen, steps: Sequence[Any]) -> tuple[str, ...]:
     """A digest for every round, of all that led to it."""
-    plain = [[target, asdict(amount)] for target, amount in steps]
+    plain = [asdict(step) for step in steps]
     key = chain_key(one.config)
     return tuple(digest([key, plain[: number + 1]])[:16] for number in range(len(plain)))
 

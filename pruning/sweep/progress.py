@@ -44,10 +44,12 @@ def _position(config: RunConfig, event: Mapping[str, Any]) -> Position | None:
         return Position("finishing", 1.0, True)
     if kind == "dense":
         return Position("pruning", config.epochs / total, True)
+    if kind in ("shared", "resumed"):
+        number, kind = event["rounds"], "round"
     if number is not None:
         before = config.epochs + (number - 1) * in_round
         done = in_round if kind == "round" else min(_epochs(event), in_round)
-        return Position(f"round {number} of {config.rounds}", (before + done) / total, True)
+        return Position(f"round {max(number, 1)} of {config.rounds}", (before + done) / total, True)
     if event.get("phase") == "dense":
         return Position("dense training", _epochs(event) / total, False)
     return None
