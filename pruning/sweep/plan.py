@@ -131,7 +131,7 @@ def costs_alone(runs: Sequence[Run]) -> Costs:
 
 
 def costs_shared(runs: Sequence[Run], done: Sequence[Run] = ()) -> Costs:
-    """What it takes when dense trainings and rounds are computed once, and those of the runs that are `done` are there."""
+    """What it takes when dense trainings and rounds are computed once, and those of the runs `done` are there."""
     epochs = epochs_each([*done, *runs])
     rounds = {node for run in runs for node in run.rounds} - {node for run in done for node in run.rounds}
     dense = {run.dense for run in runs} - {run.dense for run in done} - {None}
