@@ -14,7 +14,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,19 +116,27 @@ def run(
 def _do(config: RunConfig, console: Console, *, fresh: bool) -> dict[str, Any]:
     from pruning.experiment import run as experiment
 
-    with _watching(console) as watcher:
+    with _watching(console) as watcher, contextlib.ExitStack() as open_sinks:
+        if config.tensorboard:
+            from pruning.tensorboard import Curves
+
+            curves = open_sinks.enter_context(Curves(config, records.folder_of(config).curves))
+            watcher = replace(watcher, sinks=(curves.event,))
         return experiment(config, watcher, fresh=fresh)
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """What watches a run (see `session.Observer`): the terminal shows it, a signal stops it."""
+    """What watches a run (see `session.Observer`): the terminal shows it, a signal stops it, sinks are told of it."""
 
     console: Console
     signals: Signals
+    sinks: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
 
     def event(self, event: Mapping[str, Any]) -> None:
         self.console.event(event)
+        for sink in self.sinks:
+            sink(event)
 
     def progress(self, done: int, total: int) -> None:
         self.console.progress(done, total)

@@ -306,6 +306,9 @@ class Record(Part):
     save_path: Path | None = Field(
         None, description="File for --save-model, .safetensors or .pt (default: ARCH-pruned.safetensors)."
     )
+    tensorboard: bool = Field(
+        False, description="Also write curves for TensorBoard into the run's folder (extra `tensorboard`)."
+    )
     dry_run: bool = Field(
         False, description="Pass once through everything in seconds; the numbers mean nothing."
     )

@@ -83,6 +83,11 @@ class RunFolder:
     def state(self) -> Path:
         return self.path / "state"
 
+    @property
+    def curves(self) -> Path:
+        """Where TensorBoard looks for this run."""
+        return self.path / "tensorboard"
+
     def export(self, to: str) -> Path:
         """Where an export in the format `to` goes unless the user says otherwise."""
         return self.path / f"exported-{to}{EXPORT_SUFFIXES.get(to, '.safetensors')}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import Silent, events, outcome, start, wait_for_event
+from conftest import Silent, events, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +23,9 @@ from pruning.config import resolve
 from pruning.errors import PruningError
 from pruning.experiment import run as experiment
 from pruning.sweep import grid, plan, progress, slots, summary
-from pruning.sweep.plan import Plan
+from pruning.sweep.plan import Plan, Run
+from pruning.sweep.slots import Slots
+from pruning.sweep.work import Board, work
 
 RUNS = Path("runs")
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -105,9 +110,15 @@ REFUSED: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     "a misspelt part": ({"grid": SEEDS, "exlude": []}, "'exlude' is no part of a grid"),
     "no list": ({"grid": {"seed": 3}}, r"grid: seed is 3, not a list; write `seed: \[...\]`"),
     "an empty list": ({"grid": {"seed": []}}, "grid: seed has no values, so 0 runs"),
-    "a misspelt option": ({"options": {"epcohs": 1}, "grid": SEEDS}, "options: Unknown option 'epcohs'.*epochs"),
+    "a misspelt option": (
+        {"options": {"epcohs": 1}, "grid": SEEDS},
+        "options: Unknown option 'epcohs'.*epochs",
+    ),
     "a misspelt axis": ({"grid": {"sead": [0]}}, "grid: Unknown option 'sead'. Did you mean seed"),
-    "a misspelt value": ({"grid": {"method": ["globl_mag"]}}, "with method globl_mag: Unknown method.*global_mag"),
+    "a misspelt value": (
+        {"grid": {"method": ["globl_mag"]}},
+        "with method globl_mag: Unknown method.*global_mag",
+    ),
     "a value that cannot be": ({"grid": {"sparsity": [0.5, 1.5]}}, "with sparsity 1.5: --sparsity 1.5"),
     "two amounts": (
         {"options": {"sparsity": 0.5}, "grid": {"compression": [2]}},
@@ -143,7 +154,10 @@ REFUSED: dict[str, tuple[Mapping[str, Any] | str, str]] = {
         {"options": {"epochs": 0}, "grid": {"compression": [4, 64]}},
         "The run with compression 64: --compression 64 cannot be reached",
     ),
-    "weights that nobody published": ({"options": {"pretrained": True}, "grid": SEEDS}, "no published weights of my"),
+    "weights that nobody published": (
+        {"options": {"pretrained": True}, "grid": SEEDS},
+        "no published weights of my",
+    ),
 }
 
 
@@ -167,7 +181,10 @@ CALLS = {
     "a setting without a value": (["--set", "epochs"], "--set epochs: write an option and its value"),
     "a misspelt setting": (["--set", "epcohs=1"], "--set epcohs=1: Unknown option"),
     "a setting of what varies": (["--set", "seed=1"], "seed is varied by the grid"),
-    "GPUs for a run on the processor": (["--gpus", "0", "--set", "device=cpu"], "--gpus 0: these runs take no GPU"),
+    "GPUs for a run on the processor": (
+        ["--gpus", "0", "--set", "device=cpu"],
+        "--gpus 0: these runs take no GPU",
+    ),
     "a GPU twice": (["--gpus", "0,0"], "name each GPU once"),
     "jobs and GPUs": (["--gpus", "0", "--jobs", "2"], "--jobs 2 is for the processor"),
     "jobs on no GPU": (["--jobs-per-gpu", "2", "--set", "device=cpu"], "there is no GPU for these runs"),
@@ -201,7 +218,9 @@ def test_what_runs_share_is_counted_once(tmp_path: Path) -> None:
     runs = planned(tmp_path, TRAJECTORIES).runs
     # 2 methods x 2 seeds are 4 trajectories of 3 rounds; alone each has 3 + 2 + 1 rounds.
     assert plan.trajectories(runs) == 4
-    assert plan.costs_alone(runs) == plan.Costs(runs=12, dense_trainings=12, rounds=24, epochs=12 * 2 + 24 * 3)
+    assert plan.costs_alone(runs) == plan.Costs(
+        runs=12, dense_trainings=12, rounds=24, epochs=12 * 2 + 24 * 3
+    )
     assert plan.costs_shared(runs) == plan.Costs(runs=12, dense_trainings=2, rounds=12, epochs=2 * 2 + 12 * 3)
     assert all(run.config.share_rounds for run in runs)
 
@@ -255,7 +274,11 @@ def test_the_cores_are_divided_among_the_jobs(monkeypatch: pytest.MonkeyPatch) -
 
     def choose(jobs: int | None = None, gpus: str | None = None, each: int | None = None, **more: Any) -> Any:
         found = slots.choose(
-            [resolve(more)], jobs=jobs, gpus=gpus, jobs_per_gpu=each, visible=["0", "1"] if gpus == "all" else []
+            [resolve(more)],
+            jobs=jobs,
+            gpus=gpus,
+            jobs_per_gpu=each,
+            visible=["0", "1"] if gpus == "all" else [],
         )
         return found.gpus, found.threads
 
@@ -273,7 +296,9 @@ def test_how_far_a_run_is_is_read_from_the_end_of_its_log() -> None:
 
     batch = {"event": "batch", "epoch": 3, "batch": 5, "batches": 10}
     assert fraction() == 0
-    assert fraction({"event": "start"}, {**batch, "phase": "dense"}, {"event": "warning"}) == pytest.approx(0.25)
+    assert fraction({"event": "start"}, {**batch, "phase": "dense"}, {"event": "warning"}) == pytest.approx(
+        0.25
+    )
     assert fraction({"event": "dense", "cached": True}) == pytest.approx(0.4)
     assert fraction({**batch, "phase": "finetune", "round": 2}) == pytest.approx(0.95)
     assert fraction({"event": "round", "round": 1}) == pytest.approx(0.7)
@@ -322,57 +347,77 @@ class Net(nn.Module):
 """
 SWEEP = {
     "options": {
-        "arch": "net.py:Net", "epochs": 1, "finetune_epochs": 1, "batch_size": 1000,
-        "measure_seconds": 0, "threads": 1, "checkpoint_interval": 0.05, "log_interval": 1,
+        "arch": "net.py:Net",
+        "epochs": 1,
+        "finetune_epochs": 1,
+        "batch_size": 1000,
+        "measure_seconds": 0,
+        "threads": 1,
+        "checkpoint_interval": 0.05,
+        "log_interval": 1,
     },
     "grid": {
         "sparsity": [{"sparsity": 0.5, "rounds": 1}, {"sparsity": 0.75, "rounds": 2}],
         "seed": [0, 1],
     },
-    "exclude": [{"sparsity": 0.5, "seed": 1}],
+    "exclude": [{"sparsity": 0.75, "seed": 1}],
 }
 
 
-def test_failed_stopped_retried_and_done_by_two_at_once(
+class Unseen:
+    """Watches a sweep and does nothing about it."""
+
+    def show(self, board: Board) -> None: ...
+    def ended(self, board: Board, run: Run) -> None: ...
+    def stopping(self, running: int) -> None: ...
+    def check_stop(self) -> None: ...
+    def when_forced(self, action: Callable[[], None]) -> None: ...
+
+
+def stop_at_resumption(run: Run) -> None:
+    """Send this process SIGTERM once the run's log says that it goes on."""
+    while not any(event["event"] == "resumed" for event in events(run.files.run.path)):
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_two_at_once_then_failed_retried_and_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "broken").touch()
-    runs = planned(tmp_path, SWEEP).runs
+    shared = planned(tmp_path, SWEEP)
+    *whole, failing = shared.runs
     sweep = ["sweep", "grid.yaml", "--jobs", "2"]
 
-    # What raises in round 2 fails; the rest is whole.
-    assert _exit_code(sweep) == 1
-    said = capsys.readouterr().out
-    assert [run.files.run.result.exists() for run in runs] == [run.config.rounds == 1 for run in runs]
-    assert "1 of 3 runs done" in said
-    assert "RuntimeError: it broke in round 2" in said
+    # Two sweeps at once do every run once. What raises in round 2 fails; the rest is whole.
+    with ThreadPoolExecutor() as threads:
+        sweeps = [threads.submit(work, shared, Slots((None,), 1), Unseen()) for _ in range(2)]
+    for done in sweeps:
+        assert done.result().done.keys() == {run.name for run in whole}
+        assert "RuntimeError: it broke in round 2" in done.result().failed[failing.name].said[-1]
+    for run in shared.runs:
+        assert [event["event"] for event in events(run.files.run.path)].count("start") == 1
 
-    # Started again it leaves alone what failed, and says so.
+    # Started again a sweep leaves alone what failed, and says so.
     (tmp_path / "broken").unlink()
     assert _exit_code(sweep) == 1
     said = capsys.readouterr().out
-    assert "1 finished, 2 failed before" in said
+    assert "3 runs; 2 finished, 1 failed before" in said
+    assert "it broke in round 2" in said
     assert "0 of them now" in said
 
-    # Stopped on the way, the runs save.
-    stopped = start(*sweep, "--retry", cwd=tmp_path)
-    wait_for_event(runs[-1].files.run.path, stopped, event="resumed")
-    stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait(timeout=60) == 128 + signal.SIGTERM
-
-    # Two at once share what is left.
-    other = start(*sweep, cwd=tmp_path)
+    # Retried and stopped on the way, the run saves; then it goes on.
+    with ThreadPoolExecutor() as threads:
+        threads.submit(stop_at_resumption, failing)
+        assert _exit_code([*sweep, "--retry"]) == 128 + signal.SIGTERM
+    assert not failing.files.run.result.exists()
     assert _exit_code(sweep) == 0
-    other.communicate(timeout=60)
-    assert other.returncode == 0
-    for run in runs:
-        assert sum(event["event"] == "result" for event in events(run.files.run.path)) == 1
-    assert "3 of 3 runs done" in capsys.readouterr().out
+    assert "3 of 3 runs done, 1 of them now" in capsys.readouterr().out
 
     # And every record is that of the same run alone.
-    for run in runs:
+    for run in shared.runs:
         alone = run.config.model_copy(update={"runs_dir": tmp_path / "alone", "share_rounds": False})
         experiment(alone, Silent())
         assert outcome(tmp_path / "alone" / run.name) == outcome(run.files.run.path)

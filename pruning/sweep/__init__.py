@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pruning import run_files
+from pruning import run_files, tensorboard
 from pruning.errors import PruningError
 from pruning.sweep import grid, plan, slots
 from pruning.sweep.plan import Plan, read_shard
@@ -40,6 +40,8 @@ def prepare(
     """
     run_files.check_writable(runs_dir)
     chosen = grid.runs(grid.read(file, settings), runs_dir)
+    if any(one.config.tensorboard for one in chosen):
+        tensorboard.check()
     room = slots.choose(
         [one.config for one in chosen],
         jobs=jobs,
