@@ -183,10 +183,8 @@ CALLS = {
     "a setting of what varies": (["--set", "seed=1"], "seed is varied by the grid"),
     "GPUs for a run on the processor": (
         ["--gpus", "0", "--set", "device=cpu"],
-        "--gpus 0: these runs take no GPU",
+        "--gpus 0: there is no GPU for these runs",
     ),
-    "a GPU twice": (["--gpus", "0,0"], "name each GPU once"),
-    "jobs and GPUs": (["--gpus", "0", "--jobs", "2"], "--jobs 2 is for the processor"),
     "jobs on no GPU": (["--jobs-per-gpu", "2", "--set", "device=cpu"], "there is no GPU for these runs"),
 }
 
@@ -272,20 +270,29 @@ def test_every_ready_grid_has_a_plan(
 def test_the_cores_are_divided_among_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "cores", lambda: 8)
 
-    def choose(jobs: int | None = None, gpus: str | None = None, each: int | None = None, **more: Any) -> Any:
-        found = slots.choose(
-            [resolve(more)],
-            jobs=jobs,
-            gpus=gpus,
-            jobs_per_gpu=each,
-            visible=["0", "1"] if gpus == "all" else [],
-        )
+    def choose(visible: tuple[str, ...] = (), **more: Any) -> tuple[tuple[str | None, ...], int]:
+        calls = {name: more.pop(name, None) for name in ("jobs", "gpus", "jobs_per_gpu")}
+        found = slots.choose([resolve(more)], visible=visible, **calls)
         return found.gpus, found.threads
 
     assert choose() == ((None,) * 8, 1)
     assert choose(jobs=3) == ((None,) * 3, 2)
     assert choose(threads=4) == ((None,) * 2, 4)
-    assert choose(gpus="0,3", each=2) == (("0", "3", "0", "3"), 1)
+    four = ("0", "1", "2", "3")
+    assert choose(four) == (four, 1)
+    assert choose(four, gpus="0,3", jobs_per_gpu=2) == (("0", "3", "0", "3"), 1)
+    assert choose(four, device="cpu", jobs=1) == ((None,), 8)
+    refused: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
+        ("--jobs 2 is for the processor", four, {"jobs": 2}),
+        ("--gpus 0,0: name GPUs once each", four, {"gpus": "0,0"}),
+        ("--gpus 4: .* here are 0,1,2,3", four, {"gpus": "4"}),
+        ("--gpus 0: there is no GPU", (), {"gpus": "0"}),
+        ("device cuda:1: a sweep hands out the GPUs", four, {"device": "cuda:1"}),
+        ("device cuda: PyTorch sees no GPU", (), {"device": "cuda"}),
+    ]
+    for says, visible, given_ in refused:
+        with pytest.raises(PruningError, match=says):
+            choose(visible, **given_)
 
 
 def test_how_far_a_run_is_is_read_from_the_end_of_its_log() -> None:

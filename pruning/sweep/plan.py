@@ -104,7 +104,7 @@ def make(chosen: Sequence[Chosen]) -> Plan:
         run = Run(config, one.choices, dense, path, after)
         first |= {node: run.name for node in path if node not in first}
         runs.append(run)
-    found = {run.name: records.finished(run.config) for run in runs}
+    found = {run.name: _finished(run.config) for run in runs}
     return Plan(tuple(runs), {name: record for name, record in found.items() if record is not None})
 
 
@@ -148,6 +148,14 @@ def epochs_each(runs: Iterable[Run]) -> dict[str, int]:
         epochs[run.name] = len(new) * _round_epochs(run.config) + (run.config.epochs if trains else 0)
         done.update(new, [] if run.dense is None else [run.dense])
     return epochs
+
+
+def _finished(config: RunConfig) -> dict[str, Any] | None:
+    try:
+        return records.finished(config)
+    except PruningError as error:
+        folder = records.folder_of(config).path
+        raise PruningError(f"{error} (In a sweep: remove {folder}, and it is done anew.)") from None
 
 
 def _round_epochs(config: RunConfig) -> int:

@@ -168,7 +168,7 @@ def work(plan: Plan, slots: Slots, watcher: Watcher, *, retry: bool = False) -> 
 def _fill(board: Board, free: list[str | None], looked: dict[str, float], watcher: Watcher) -> None:
     """Start what can be started on the slots that are free."""
     while free:
-        run = next(_startable(board, looked), None)
+        run = _next(board, looked)
         if run is None:
             return
         looked[run.name] = time.monotonic()
@@ -186,8 +186,8 @@ def _fill(board: Board, free: list[str | None], looked: dict[str, float], watche
             claimed.close()
 
 
-def _startable(board: Board, looked: Mapping[str, float]) -> Iterator[Run]:
-    """The waiting runs that need not wait for another, those first on which most others wait.
+def _next(board: Board, looked: Mapping[str, float]) -> Run | None:
+    """The run to start now: of those that need not wait for another, the one for which most others wait.
 
     A run waits for those whose rounds it takes over, and for the dense training that another run is doing: it would
     only hold a slot while it waits itself. Runs whose dense training nobody has begun come first.
@@ -205,7 +205,7 @@ def _startable(board: Board, looked: Mapping[str, float]) -> Iterator[Run]:
         and run.dense not in training
         and now - looked.get(run.name, -LOOKING) >= LOOKING
     ]
-    return iter(sorted(candidates, key=lambda run: (run.dense in begun, -followers[run.name])))
+    return min(candidates, key=lambda run: (run.dense in begun, -followers[run.name]), default=None)
 
 
 def _dense_trainings(board: Board) -> tuple[set[str], set[str]]:
