@@ -144,9 +144,9 @@ class ElementwiseScores:
     def at(self, positions: Tensor) -> Tensor:
         return self._scores(
             positions,
-            self.parameter.take(positions),
-            {need: values.take(positions) for need, values in self.collected.items()},
-            None if self.gone is None else self.gone.take(positions),
+            _at(self.parameter, positions),
+            {need: _at(values, positions) for need, values in self.collected.items()},
+            None if self.gone is None else _at(self.gone, positions),
         )
 
     def _scores(
@@ -188,7 +188,7 @@ class HeldScores:
             yield where, self.scores[where.start : where.stop]
 
     def at(self, positions: Tensor) -> Tensor:
-        return self.scores.take(positions)
+        return _at(self.scores, positions)
 
 
 def _source(layer: Layer, score: str, seed: int, kept: Tensor | None, collected: dict[str, Tensor]) -> Source:
@@ -225,3 +225,8 @@ def _refuse_wrong(name: str, scores: Tensor, values: Tensor) -> None:
 
 def _flat(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(-1)
+
+
+def _at(tensor: Tensor, positions: Tensor) -> Tensor:
+    """The values at flat positions, without a copy of those that do not lie one after another."""
+    return tensor.view(-1).index_select(0, positions) if tensor.is_contiguous() else tensor.take(positions)

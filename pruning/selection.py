@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import ceil, floor, inf, sqrt
 from typing import Protocol
 
+import numpy  # comes with torchvision
 import torch
 from torch import Tensor
 
@@ -66,9 +67,10 @@ def smallest(sources: Sequence[Source], count: int) -> list[Tensor]:
 def _sample(sources: Sequence[Source], total: int) -> Tensor:
     """Some scores of all sources: one of each of equally long stretches, at an irregular place in it.
 
-    There are total^(2/3) of them, which balances the work of looking at them against that of selecting in the bracket.
+    There are total^(2/3) / 3 of them, which balances the work of looking at them against that of selecting in the
+    bracket.
     """
-    wanted = total ** (2 / 3)
+    wanted = total ** (2 / 3) / 3
     drawn = []
     for source in sources:
         stretch = torch.arange(ceil(wanted * source.size / total), dtype=torch.float64)
@@ -83,9 +85,16 @@ def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, flo
     size = len(sample)
     spread = margin * sqrt(size * fraction * (1 - fraction)) + margin
     first, last = floor(size * fraction - spread), ceil(size * fraction + spread)
-    low = float(sample.kthvalue(first).values) if first >= 1 else -inf
-    high = float(sample.kthvalue(last).values) if last <= size else inf
+    low = _kth_smallest(sample, first) if first >= 1 else -inf
+    high = _kth_smallest(sample, last) if last <= size else inf
     return low, high
+
+
+def _kth_smallest(scores: Tensor, k: int) -> float:
+    """The k-th smallest, k from 1; on CPUs by NumPy, whose partition is vectorised."""
+    if scores.device.type == "cpu":
+        return float(numpy.partition(scores.numpy(), k - 1)[k - 1])
+    return float(scores.kthvalue(k).values)
 
 
 class Pile:
@@ -121,17 +130,14 @@ class Inside:
 def _split(sources: Sequence[Source], masks: list[Tensor], low: float, high: float) -> tuple[int, Inside]:
     """Writes masks of the scores above `low`; returns how many are not, and what is strictly inside the bracket."""
     home = sources[0].device
-    above = []
+    above: list[Tensor | int] = []
     scores_inside, positions, counts = Pile(torch.float32, home), Pile(torch.int64, home), []
     for source, mask in zip(sources, masks, strict=True):
         count = 0
         for where, scores in source.slices():
-            # Comparing into floats and narrowing them afterwards is several times faster on CPUs than into bools.
-            flags = torch.gt(scores, low, out=torch.empty_like(scores))
-            above.append(flags.sum())
-            kept = mask[where.start : where.stop].copy_(flags)
-            between = torch.ge(scores, high, out=flags).to(torch.bool).bitwise_xor_(kept)
-            found = _positions_of_few(between)
+            flags = _flags_on_cpu if scores.device.type == "cpu" else _flags_on_device
+            number, found = flags(scores, low, high, mask[where.start : where.stop])
+            above.append(number)
             scores_inside.add(scores.index_select(0, found))
             positions.add(found.add_(where.start))
             count += len(found)
@@ -140,26 +146,30 @@ def _split(sources: Sequence[Source], masks: list[Tensor], low: float, high: flo
     return below, Inside(scores_inside.values, positions.values, counts)
 
 
-def _positions_of_few(flags: Tensor) -> Tensor:
-    """Where `flags` are set, in order; fast when few are, because eight at a time are looked at as one word."""
-    whole = len(flags) // 8 * 8
-    words = flags[:whole].view(torch.int64).nonzero().squeeze(1)
-    inside = flags[:whole].view(-1, 8).index_select(0, words).view(-1).nonzero().squeeze(1)
-    found = words.index_select(0, inside >> 3).mul_(8).add_(inside & 7)
-    if whole == len(flags):
-        return found
-    return torch.cat([found, flags[whole:].nonzero().squeeze(1).add_(whole)])
+def _flags_on_device(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Writes `kept`, where scores are above `low`; how many are, and the positions of those below `high` too."""
+    torch.gt(scores, low, out=kept)
+    return kept.sum(), (kept & (scores < high)).nonzero().squeeze(1)
+
+
+def _flags_on_cpu(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[int, Tensor]:
+    """The same by NumPy, which compares floats into bools several times faster than torch does on CPUs."""
+    values, above = scores.numpy(), kept.numpy()
+    numpy.greater(values, low, out=above)
+    inside = numpy.less(values, high)
+    inside &= above
+    return int(numpy.count_nonzero(above)), torch.from_numpy(numpy.flatnonzero(inside))
 
 
 def _remove_inside(masks: list[Tensor], inside: Inside, count: int) -> None:
     """Removes the `count` smallest of the collected scores."""
-    threshold = inside.scores.kthvalue(count).values
+    threshold = _kth_smallest(inside.scores, count)
     removed = inside.scores < threshold
     equal = (inside.scores == threshold).nonzero().squeeze(1)
     removed[equal[: count - int(removed.count_nonzero())]] = True
     of_each = zip(inside.positions.split(inside.counts), removed.split(inside.counts), strict=True)
     for mask, (positions, chosen) in zip(masks, of_each, strict=True):
-        mask[positions[chosen].to(mask.device)] = False
+        mask.scatter_(0, positions.to(mask.device), ~chosen.to(mask.device))
 
 
 def _remove_at(sources: Sequence[Source], masks: list[Tensor], threshold: float, count: int) -> bool:
