@@ -23,6 +23,7 @@ from pruning.sweep import progress, summary
 from pruning.sweep.grid import telling
 from pruning.sweep.plan import Plan, Run
 from pruning.sweep.slots import Slots
+from pruning.sweep.summary import Table as SummaryTable
 from pruning.sweep.work import Board, Failure
 
 REFRESH = 0.5  # seconds between two pictures of the live table
@@ -167,25 +168,19 @@ class SweepConsole(Console):
         runs = board.plan.runs
         if board.done and not any(run.config.dry_run for run in runs):
             self._out.print()
-            self._summary_table(*summary.table(runs, board.done))
+            self._summary_table(summary.table(runs, board.done))
         if board.failed:
             self._failures(board)
-        self.note(
-            f"\n{len(board.done)} of {_count(len(runs), 'run')} done, {len(board.seconds)} of them now, "
-            f"in {_duration(board.elapsed)}"
-        )
+        now = f", {len(board.seconds)} of them now, in {_duration(board.elapsed)}"
+        self.note(f"\n{len(board.done)} of {_count(len(runs), 'run')} done{now if board.seconds else ''}")
         if board.done and not any(run.config.dry_run for run in runs):
             self.note(f"report: python main.py report {runs[0].config.runs_dir} --out report")
 
-    def _summary_table(self, columns: list[str], rows: list[list[str]]) -> None:
-        table = Table(
-            title="top-1 (percent), mean ± sample standard deviation over seeds",
-            title_justify="left", box=None, pad_edge=False, header_style="bold",
-        )  # fmt: skip
-        words = columns.index("dense")
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number < words else "right", no_wrap=number >= words)
-        for row in rows:
+    def _summary_table(self, found: SummaryTable) -> None:
+        table = Table(title=found.title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for number, column in enumerate(found.columns):
+            table.add_column(column, justify="left" if number < found.words else "right")
+        for row in found.rows:
             table.add_row(*(Text(cell) for cell in row))
         self._out.print(table)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pruning.config import AMOUNTS
@@ -13,8 +14,18 @@ from pruning.sweep.plan import Run
 Key = tuple[str, ...]
 
 
-def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows: final top-1 (percent), mean ± sample standard deviation over seeds.
+@dataclass(frozen=True)
+class Table:
+    """A table as text; the first `words` columns tell the rows apart."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    words: int
+
+
+def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Final top-1 (percent), mean ± sample standard deviation over seeds.
 
     A row for every choice that the grid makes besides seed and amount, a column for every amount, dense first.
     """
@@ -36,8 +47,9 @@ def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> tuple[l
         [*key, _spread([*dense[key].values()]), *(_spread(top1.get((key, one), [])) for one in amounts)]
         for key in keys
     ]
-    heads = [f"{amount} {one}" if amount else one for one in amounts]
-    return [*across, "dense", *heads], rows
+    by = f" by {amount}" if amount else ""
+    title = f"top-1 (percent){by}, mean ± sample standard deviation over seeds"
+    return Table(title, [*across, "dense", *amounts], rows, len(across))
 
 
 def _in_order(values: Iterable[str]) -> list[str]:
