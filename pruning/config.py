@@ -33,7 +33,7 @@ from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unkno
 from pruning.structure import fixed_sparsity
 from pruning.yaml_files import read_yaml
 
-AMOUNTS = ("sparsity", "compression", "count", "layer_sparsity")
+AMOUNTS = ("sparsity", "compression", "count", "layer_sparsity", "max_drop")
 DEFAULT_ROUNDS = 3
 
 
@@ -169,10 +169,28 @@ class Pruning(Part):
     layer_sparsity: str | None = Field(
         None, description='Instead: fractions by kind or name of layer, such as "conv=0.2 linear=0.4".'
     )
+    max_drop: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Instead: points of validation top-1 that pruning may cost (--schedule until).",
+    )
     floor: float = Field(0.0, ge=0, le=1, description="Fraction of its weights that every layer keeps.")
-    rounds: int = Field(DEFAULT_ROUNDS, ge=1, description="Prune and fine-tune steps; one_shot has 1.")
+    rounds: int = Field(
+        DEFAULT_ROUNDS, ge=1, description="Prune and fine-tune steps; one_shot has 1, until usually 8."
+    )
     schedule: str = Field(
         "geometric", description="How the amount grows over the rounds (see `list schedules`)."
+    )
+    prune_every: int | None = Field(
+        None,
+        ge=1,
+        description="Batches between two prunings of --schedule gradual (default: 20 prunings in all).",
+    )
+    prune_until: float | None = Field(
+        None,
+        gt=0,
+        description="Epoch of fine-tuning until which gradual prunes (default: two thirds of them).",
     )
     structure: str = Field("weight", description="What is removed together (see `list structures`).")
     include: tuple[str, ...] = Field((), description="Prune these parameters too (pattern; may be repeated).")
@@ -213,6 +231,25 @@ class Pruning(Part):
         methods.check(self.method, self.structure)
         return self
 
+    @model_validator(mode="after")
+    def _search_is_free(self) -> Self:
+        searches = SCHEDULES.entry(self.schedule).about.get("searches", False)
+        if self.max_drop is not None and not searches:
+            raise PruningError(
+                f"--max-drop finds out by itself how far to prune, which --schedule {self.schedule} contradicts; "
+                "leave --schedule out."
+            )
+        if self.max_drop is None and searches:
+            raise PruningError(
+                f"--schedule {self.schedule} needs --max-drop, the points of validation top-1 that may be lost."
+            )
+        if self.max_drop is not None and self.floor:
+            raise PruningError(
+                f"--max-drop may go as far as any sparsity, which --floor {self.floor:g} does not allow; "
+                "leave --floor out."
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _one_amount(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -225,14 +262,22 @@ class Pruning(Part):
     @classmethod
     def _rounds_of_schedule(cls, values: dict[str, Any]) -> dict[str, Any]:
         schedule = values.get("schedule", "geometric")
-        fixed = SCHEDULES.entries()[schedule].about.get("rounds") if schedule in SCHEDULES.names() else None
+        about = SCHEDULES.entries()[schedule].about if schedule in SCHEDULES.names() else {}
+        fixed = about.get("rounds")
         if values.get("rounds") is None:
-            return {**values, "rounds": fixed or DEFAULT_ROUNDS}
+            return {**values, "rounds": fixed or about.get("usual_rounds", DEFAULT_ROUNDS)}
         if fixed is not None and str(values["rounds"]) != str(fixed):
             raise PruningError(
                 f"--schedule {schedule} has {fixed} round, but --rounds is {values['rounds']}; "
                 "leave --rounds out, or choose geometric or linear."
             )
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _schedule_of_search(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("max_drop") is not None and values.get("schedule") is None:
+            return {**values, "schedule": "until"}
         return values
 
     @model_validator(mode="before")
@@ -347,6 +392,50 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
             )
         return self
 
+    @model_validator(mode="after")
+    def _search_from_a_trained_network(self) -> Self:
+        if self.max_drop is not None and not (self.epochs or self.pretrained or self.weights):
+            raise PruningError(
+                "--max-drop compares with the trained network, but with --epochs 0 nothing is trained; "
+                "give --epochs, --pretrained or --weights."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pruning_inside_training(self) -> Self:
+        if not SCHEDULES.entry(self.schedule).about.get("within", False):
+            for name in ("prune_every", "prune_until"):
+                if getattr(self, name) is not None:
+                    raise PruningError(
+                        f"{option(name)} is for prunings inside the fine-tuning, and --schedule {self.schedule} has "
+                        "none; add --schedule gradual."
+                    )
+            return self
+        if not (FINETUNINGS.entry(self.finetune).about["trains"] and self.finetune_epochs):
+            raise PruningError(
+                f"--schedule {self.schedule} prunes inside the fine-tuning, but with --finetune {self.finetune} "
+                f"--finetune-epochs {self.finetune_epochs} there is none."
+            )
+        if self.prune_until is not None and self.prune_until > self.finetune_epochs:
+            raise PruningError(
+                f"--prune-until {self.prune_until:g} is beyond the fine-tuning; give at most {self.finetune_epochs} "
+                "(--finetune-epochs)."
+            )
+        if fixed_sparsity(self.structure) is not None:
+            raise PruningError(
+                f"--structure {self.structure} removes all at once, which --schedule {self.schedule} does not."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _search_is_alone(self) -> Self:
+        if self.max_drop is not None and self.share_rounds:
+            raise PruningError(
+                "--max-drop decides on each round by the one before, so there is no common beginning to share; "
+                "leave --share-rounds out."
+            )
+        return self
+
     def plain(self) -> dict[str, Any]:
         """All fields as JSON and YAML hold them."""
         return self.model_dump(mode="json")
@@ -429,6 +518,8 @@ def _dry(config: RunConfig) -> RunConfig:
         "epochs": epochs,
         "rewind_epoch": min(config.rewind_epoch, epochs),
         "finetune_epochs": min(config.finetune_epochs, 1),
+        "prune_every": None,
+        "prune_until": None,
         "test_batch_size": min(config.test_batch_size, config.batch_size),
     }
     return config.model_copy(update=fewer)

@@ -89,16 +89,23 @@ class Console:
         )
 
     def _show_evaluation(self, event: Mapping[str, Any]) -> None:
-        if event["split"] == "validation":
+        if event["what"] == "training":
             self._line(
                 f"{_phase(event):<12} epoch {event['epoch']:>3}  validation   "
                 f"loss {event['loss']:.4f}  accuracy {event['top1']:5.1f} %"
             )
-        elif event["what"] == "dense":
+        elif event["what"] == "dense" and event["split"] == "test":
             self._line(
                 f"dense        test: top-1 {event['top1']:.2f} %, top-5 {event['top5']:.2f} %, "
                 f"loss {event['loss']:.4f}",
                 style="bold",
+            )
+
+    def _show_pruning(self, event: Mapping[str, Any]) -> None:
+        if "batch" in event:  # the others are in the line of their round
+            self._line(
+                f"{_phase(event):<12} after {event['batch']} batches  sparsity {_percent(event['sparsity'])}",
+                style="dim",
             )
 
     def _show_round(self, event: Mapping[str, Any]) -> None:
@@ -106,8 +113,9 @@ class Console:
             f"round {event['round']}      sparsity {_percent(event['sparsity'])} "
             f"(target {_percent(event['target_sparsity'])})  compression {_times(event['compression_ratio'])}  "
             f"theoretical speedup {_times(event['theoretical_speedup'])}  "
-            f"top-1 {event['top1_before_finetune']:.2f} -> {event['top1']:.2f} %",
-            style="bold green",
+            f"top-1 {event['top1_before_finetune']:.2f} -> {event['top1']:.2f} %"
+            + (f"  validation {event['validation_top1']:.2f} %, {_held(event)}" if "held" in event else ""),
+            style="bold green" if event.get("held", True) else "bold yellow",
         )
 
     def _show_warning(self, event: Mapping[str, Any]) -> None:
@@ -271,7 +279,6 @@ def _header(event: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What will be run, as name and text of a few lines."""
     config, images = event["config"], event["images"]
     peak = config["max_lr"] or config["lr"]
-    sparsities = ", ".join(_percent(sparsity) for sparsity in event["sparsities"])
     shape = "x".join(str(length) for length in images["shape"])
     rounds = f"{config['rounds']} round" + ("s" if config["rounds"] > 1 else "")
     finetuning = f"{config['finetune']}, {config['finetune_epochs']} epochs a round, learning rate up to "
@@ -292,14 +299,28 @@ def _header(event: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{config['epochs']} epochs, learning rate up to {peak:g}, weight decay {config['weight_decay']:g}, "
             f"batch {config['batch_size']}, seed {config['seed']}",
         ),
-        ("pruning", f"{config['method']}, {rounds} ({config['schedule']}): sparsity {sparsities}"),
+        ("pruning", f"{config['method']}, {rounds} ({config['schedule']}): {_how_far(event)}"),
         ("fine-tune", "none" if config["finetune"] == "none" else finetuning),
         ("machine", f"{event['device']}, {event['threads']} threads, {config['precision']}"),
         ("record", event["path"]),
     ]
 
 
+def _how_far(event: Mapping[str, Any]) -> str:
+    max_drop = event["config"]["max_drop"]
+    if max_drop is not None:
+        return f"as far as validation top-1 falls by no more than {max_drop:g} points"
+    sparsities = "sparsity " + ", ".join(_percent(sparsity) for sparsity in event["sparsities"])
+    within = event["prunings"] > len(event["sparsities"])
+    return sparsities + (f", in {event['prunings']} prunings inside the fine-tuning" if within else "")
+
+
+def _held(entry: Mapping[str, Any]) -> str:
+    return "held" if entry["held"] else "too far, taken back"
+
+
 def _rounds_table(result: Mapping[str, Any]) -> Table:
+    searched = any("held" in entry for entry in result["rounds"])
     table = Table(title="rounds", title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in (
         "round",
@@ -307,8 +328,9 @@ def _rounds_table(result: Mapping[str, Any]) -> Table:
         "sparsity",
         "compression",
         "speedup*",
-        "top-1 pruned",
+        "top-1 before",
         "top-1 fine-tuned",
+        *(("validation", "") if searched else ()),
     ):
         table.add_column(column, justify="right")
     for entry in result["rounds"]:
@@ -320,6 +342,7 @@ def _rounds_table(result: Mapping[str, Any]) -> Table:
             _times(entry["theoretical_speedup"]),
             f"{entry['top1_before_finetune']:.2f} %",
             f"{entry['top1']:.2f} %",
+            *((f"{entry['validation_top1']:.2f} %", _held(entry)) if searched else ()),
         )
     return table
 
@@ -342,6 +365,10 @@ def _comparison_table(result: Mapping[str, Any]) -> Table:
         ("non-zero parameters", *(f"{entry['nonzero_parameters']:,}" for entry in (dense, final))),
         ("multiply-adds", *(f"{entry['nonzero_macs']:,}" for entry in (dense, final))),
     ]
+    if "validation_top1" in dense:
+        rows.insert(
+            1, ("validation top-1", *(f"{entry['validation_top1']:.2f} %" for entry in (dense, final)))
+        )
     for batch in result.get("measured", {}).get("batches", []):
         networks = batch["networks"]
         rows.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,8 +21,10 @@ from pruning.preparation import check_outputs, dense_twin, prepare
 from pruning.registry import FINETUNINGS
 from pruning.session import Observer, Session
 from pruning.step import choose
+from pruning.targets import Step
 from pruning.training import Recipe, lies_channels_last
 
+EQUAL = 1e-9  # points of top-1, fewer than one image is worth: what the arithmetic of percentages may add
 STAGES = ("dense_training", "scoring", "masking", "finetuning", "evaluation", "total")
 
 
@@ -61,34 +64,52 @@ def begin(session: Session, *, fresh: bool) -> Mapping[str, Tensor] | None:
     shared = trajectories.find(session) if session.config.share_rounds and not (saved or fresh) else None
     session.folder.write_config(session.config.plain())
     rewind = None
+    if saved is not None:
+        session.open_log(saved[1]["progress"]["log_length"], resumed=True)
     if found := saved or shared:
-        session.open_log(saved[1]["progress"]["log_length"] if saved else 0, resumed=saved is not None)
         if session.rewinds:
             rewind = dense_network(session, fresh=False)
-        session.restore(*found)
-        _tell_where_it_goes_on(session, shared=saved is None)
+        _go_on_from(session, *found, shared=saved is None)
     else:
         rewind = dense_network(session, fresh=fresh)
-        session.progress.dense = session.metrics(session.evaluate("dense"))
+        if session.config.dry_run:
+            session.warn(
+                "Dry run: two batches of every pass over the data, so that no number here means anything."
+            )
+        session.progress.dense = session.measured("dense")
+        if session.config.max_drop is not None:
+            session.accept()
         session.save()
-    if session.config.dry_run:
-        session.warn(
-            "Dry run: two batches of every pass over the data, so that no number here means anything."
-        )
     return rewind
 
 
 def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) -> None:
-    """Remove what round `number` shall have removed, evaluate, and put the weights in place to fine-tune from."""
-    config = session.config
-    step = session.steps[number - 1]
-    amount = step.amount
-    seed = machine.derive_seed(config.seed, "score", number)
+    """Remove what round `number` removes at its beginning, evaluate, put the weights in place to fine-tune from."""
+    remove_at(session, number, 0)
+    session.progress.masked = session.evaluate("pruned", round=number)
+    FINETUNINGS.get(session.config.finetune)(session.model, rewind)
+    if session.masks is not None:
+        session.masks.apply(session.model)
+    session.save()
+
+
+def remove_at(session: Session, number: int, batch: int) -> None:
+    """Do the pruning that is due after so many batches of the round's fine-tuning, if there is one."""
+    for step in session.prunings_of(number):
+        if step.batch == batch:
+            remove(session, number, step)
+
+
+def remove(session: Session, number: int, step: Step) -> None:
+    """Score the weights as they are, and remove the lowest up to the step's amount."""
+    config, amount = session.config, step.amount
+    within = {"batch": step.batch} if step.batch else {}
+    seed = machine.derive_seed(config.seed, "score", number, *within.values())
     order = torch.randperm(len(session.data.train), generator=torch.Generator().manual_seed(seed))
     batches = session.data.train.batches(
         config.batch_size, order=order, channels_last=lies_channels_last(session.model)
     )
-    session.emit("scoring", round=number, method=config.method)
+    session.emit("scoring", round=number, **within, method=config.method)
     masks = choose(
         session.model,
         config.method,
@@ -109,19 +130,16 @@ def prune(session: Session, number: int, rewind: Mapping[str, Tensor] | None) ->
     session.emit(
         "pruning",
         round=number,
+        **within,
         target_sparsity=step.target,
         sparsity=masks.sparsity,
         removed=masks.removed,
         prunable=masks.total,
     )
-    session.progress.masked = session.evaluate("pruned", round=number)
-    FINETUNINGS.get(config.finetune)(session.model, rewind)
-    masks.apply(session.model)
-    session.save()
 
 
 def finetune(session: Session, number: int) -> None:
-    """Train what is left, holding the masks."""
+    """Train what is left, holding the masks, with the prunings in between that are due there."""
     config = session.config
     if not FINETUNINGS.entry(config.finetune).about["trains"]:
         return
@@ -136,19 +154,28 @@ def finetune(session: Session, number: int) -> None:
         limit=session.limit,
     )
     with session.clock.stage("finetuning"):
-        session.train(recipe, session.take_training(), session.save, phase="finetune", round=number)
+        session.train(
+            recipe,
+            session.take_training(),
+            session.save,
+            between_batches=partial(remove_at, session, number),
+            phase="finetune",
+            round=number,
+        )
 
 
 def close_round(session: Session, number: int) -> None:
-    """Measure the fine-tuned network and enter the round in the record."""
+    """Measure the fine-tuned network and enter the round in the record; a round that went too far is taken back."""
     progress = session.progress
     assert progress.masked is not None
     entry = {
         "round": number,
-        "target_sparsity": session.steps[number - 1].target,
+        "target_sparsity": session.prunings_of(number)[-1].target,
         "top1_before_finetune": progress.masked["top1"],
-        **session.metrics(session.evaluate("finetuned", round=number)),
+        **session.measured("finetuned", round=number),
     }
+    if session.config.max_drop is not None:
+        entry["held"] = accept_or_go_back(session, entry["validation_top1"])
     progress.rounds.append(entry)
     progress.masked = None
     session.emit("round", **entry)
@@ -157,16 +184,34 @@ def close_round(session: Session, number: int) -> None:
     session.save()
 
 
+def accept_or_go_back(session: Session, validation_top1: float) -> bool:
+    """Whether the network stays within --max-drop of the dense one; if not, the last that did is put in its place."""
+    assert session.progress.dense is not None and session.config.max_drop is not None
+    held = validation_top1 >= session.progress.dense["validation_top1"] - session.config.max_drop - EQUAL
+    if held:
+        session.accept()
+    else:
+        session.go_back()
+    return held
+
+
 def finish(session: Session) -> dict[str, Any]:
     """Write network, masks and, last, the record; return the record."""
     config, folder, progress = session.config, session.folder, session.progress
-    assert session.masks is not None and progress.dense is not None
+    assert progress.dense is not None
+    if session.masks is None:
+        session.warn(
+            f"No round stayed within --max-drop {config.max_drop:g} of the dense network's validation top-1 "
+            f"({progress.dense['validation_top1']:.2f} %): the network left is the dense one, and nothing is removed."
+        )
+    masks = _nothing_removed(session) if session.masks is None else session.masks
     run_files.write_tensors(folder.model, session.model.state_dict())
-    run_files.write_tensors(folder.masks, session.masks.tensors(), about=MASKS_FORMAT)
+    run_files.write_tensors(folder.masks, masks.tensors(), about=MASKS_FORMAT)
     network = config.network_path()
     if network is not None:
         run_files.write_network(network, session.model.state_dict())
-    final = {key: value for key, value in progress.rounds[-1].items() if key in progress.dense}
+    entry = records.final_network(progress.dense, progress.rounds)
+    final = {key: value for key, value in entry.items() if key in progress.dense}
     result: dict[str, Any] = {
         "schema_version": run_files.SCHEMA_VERSION,
         "name": folder.path.name,
@@ -190,15 +235,22 @@ def finish(session: Session) -> dict[str, Any]:
     return folder.write_result(result)
 
 
-def _tell_where_it_goes_on(session: Session, *, shared: bool) -> None:
-    """After so many rounds of this run, or so many taken from another run that began with the same."""
+def _go_on_from(
+    session: Session, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, shared: bool
+) -> None:
+    """Take up what this run saved, or rounds of another run that began with the same."""
+    if session.log is None:
+        session.open_log(0)
+    session.restore(tensors, facts)
     rounds = len(session.progress.rounds)
-    if not shared:
-        session.emit("resumed", rounds=rounds)
-        return
-    session.progress.shared_rounds = rounds
-    session.emit("shared", rounds=rounds)
-    session.save()
+    session.emit("shared" if shared else "resumed", rounds=rounds)
+    if shared:
+        session.progress.shared_rounds = rounds
+        session.save()
+
+
+def _nothing_removed(session: Session) -> Masks:
+    return Masks({layer.name: torch.ones_like(layer.parameter, dtype=torch.bool) for layer in session.layers})
 
 
 def _until_stopped(batches: Iterator[Any], session: Session) -> Iterator[Any]:

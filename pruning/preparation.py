@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from pruning.layers import Layer, prunable
 from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.methods import split
+from pruning.registry import SCHEDULES
 from pruning.session import Clock, Observer, Session
 from pruning.step import check
-from pruning.targets import Step, steps, steps_to_compression
+from pruning.targets import Step, moments, searched_steps, steps, steps_to_compression
+from pruning.training import batches_an_epoch
 
 DRY_BATCHES = 2  # of every pass over the data, in a dry run
 
@@ -43,18 +46,19 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
     model = build_network(config, images, device)
     chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
     check(model, config.method, config.structure, chosen, torch.zeros(1, *images.shape, device=device))
+    limit = DRY_BATCHES if config.dry_run else None
     return Session(
         config=config,
         device=device,
         data=images,
         model=model,
         layers=chosen,
-        steps=_steps(config, model, chosen),
+        prunings=_prunings(config, model, chosen, batches_an_epoch(images.train, config.batch_size, limit)),
         trace=compute.trace(model, images.shape),
         folder=records.folder_of(config),
         observer=observer,
         clock=clock,
-        limit=DRY_BATCHES if config.dry_run else None,
+        limit=limit,
         basis=basis(config, device, images, model),
     )
 
@@ -137,12 +141,24 @@ def build_network(config: RunConfig, images: data.Dataset, device: torch.device)
     return model
 
 
-def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer]) -> list[Step]:
-    """The pruning of every round."""
+def _prunings(config: RunConfig, model: nn.Module, chosen: list[Layer], in_epoch: int) -> list[list[Step]]:
+    """The prunings of every round: one at its beginning, or several inside its fine-tuning."""
+    if not SCHEDULES.entry(config.schedule).about.get("within"):
+        return [[step] for step in _steps(config, model, chosen, config.rounds)]
+    batches = moments(config.finetune_epochs, config.prune_until, config.prune_every, in_epoch)
+    within = _steps(config, model, chosen, len(batches))
+    return [[replace(step, batch=batch) for step, batch in zip(within, batches, strict=True)]]
+
+
+def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer], number: int) -> list[Step]:
+    """So many prunings to the amount asked for; of a search, those that it does if all rounds hold."""
     sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in chosen]
+    allocation = split(config.method)[0]
+    if config.max_drop is not None:
+        return searched_steps(allocation, config.schedule, number, sizes)
     if config.compression is not None:
         parameters, weights = size.count(model).parameters, sum(layer.size for layer in sizes)
-        return steps_to_compression(config.compression, parameters, weights, config.schedule, config.rounds)
+        return steps_to_compression(config.compression, parameters, weights, config.schedule, number)
     by_layer = None if config.layer_sparsity is None else read_by_layer(config.layer_sparsity)
     asked = Amount(config.sparsity, config.count, by_layer)
-    return steps(asked, split(config.method)[0], config.schedule, config.rounds, sizes)
+    return steps(asked, allocation, config.schedule, number, sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
     if result is not None and not is_sealed(folder, result):
         raise PruningError(f"{folder.result} was altered after it was written; run the command with --fresh.")
     return result
+
+
+def final_network(dense: Mapping[str, Any], rounds: Sequence[Any]) -> Mapping[str, Any]:
+    """The entry of the network that a run ends with: the last round that held (without --max-drop all do), or dense."""
+    held = [entry for entry in rounds if isinstance(entry, Mapping) and entry.get("held", True)]
+    return held[-1] if held else dense
 
 
 def refuse_other_run(config: RunConfig) -> None:

@@ -2,9 +2,18 @@
 
 A schedule is a function `(target, rounds) -> [sparsity after round 1, ..., sparsity after the last round]`. Sparsities
 are cumulative fractions of the prunable weights, never fall, and the last one is exactly `target`.
+
+With `within=True` these are not the sparsities after each of several rounds, but after each of several prunings inside
+the fine-tuning of a single round; `rounds` is then their number.
+
+A schedule registered with `searches=True` has no target, and decides on each round by those before it: a function
+`(tried) -> sparsity of the next round`, where `tried` has each round's sparsity and whether the network held.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 from pruning.registry import SCHEDULES
 
@@ -27,7 +36,25 @@ def cubic(target: float, rounds: int) -> list[float]:
     return [target * (1 - (1 - r / rounds) ** 3) for r in range(1, rounds)] + [target]
 
 
+@SCHEDULES.register("gradual", rounds=1, within=True)
+def gradual(target: float, rounds: int) -> list[float]:
+    """Inside one fine-tuning, every --prune-every batches until --prune-until: cubic (Zhu and Gupta 2017, eq. 1)."""
+    return cubic(target, rounds)
+
+
 @SCHEDULES.register("one_shot", rounds=1)
 def one_shot(target: float, rounds: int) -> list[float]:
     """Everything at once, in a single round."""
     return [target]
+
+
+@SCHEDULES.register("until", searches=True, usual_rounds=8)
+def until(tried: Sequence[tuple[float, bool]]) -> float:
+    """As far as validation top-1 stays within --max-drop of dense: halve what is left until that fails, then bisect.
+
+    A round that fails is taken back; the next one keeps the geometric mean of what was kept in the sparsest round that
+    held and in the least sparse one that failed.
+    """
+    held = min((1 - sparsity for sparsity, holds in tried if holds), default=1.0)
+    failed = max((1 - sparsity for sparsity, holds in tried if not holds), default=None)
+    return 1 - (held / 2 if failed is None else math.sqrt(held * failed))

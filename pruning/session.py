@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pruning.config import RunConfig, differences
 from pruning.data import Dataset
@@ -19,7 +20,7 @@ from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.registry import FINETUNINGS
 from pruning.run_files import Checkpoints, EventLog, RunFolder
-from pruning.targets import Step
+from pruning.targets import Step, next_step
 from pruning.training import (
     NotFiniteError,
     Recipe,
@@ -82,6 +83,7 @@ class Progress:
 
     `masked` is the evaluation of the network right after the current round's pruning; None before that pruning.
     `shared_rounds` is how many of the rounds were taken from another run that began with the same (--share-rounds).
+    `accepted_warnings` is how many of the warnings are about the network to go back to (--max-drop).
     """
 
     dense: dict[str, Any] | None = None
@@ -91,13 +93,14 @@ class Progress:
     timing: dict[str, float] = field(default_factory=dict)
     log_length: int = 0
     shared_rounds: int = 0
+    accepted_warnings: int = 0
 
 
 @dataclass
 class Session:
     """A run's options, data, network and files, and how far it has come.
 
-    `steps` has every round's pruning;
+    `prunings` has those of every round (with --max-drop, as they are if all rounds hold: see `prunings_of`);
     `limit` is the number of batches in every pass over the data, None for all of them (anything else is a dry run);
     `basis` is what the dense network depends on besides the options (see `dense.basis`).
     """
@@ -107,7 +110,7 @@ class Session:
     data: Dataset
     model: nn.Module
     layers: list[Layer]
-    steps: list[Step]
+    prunings: list[list[Step]]
     trace: compute.Trace
     folder: RunFolder
     observer: Observer
@@ -119,6 +122,7 @@ class Session:
         self.progress = Progress(timing=self.clock.seconds)
         self.masks: Masks | None = None
         self.rewinds: bool = FINETUNINGS.entry(self.config.finetune).about.get("rewinds", False)
+        self._accepted: dict[str, Tensor] = {}
         self._training: tuple[dict[str, Tensor], dict[str, int]] | None = None
         self.checkpoints = Checkpoints(self.folder.state)
         self.log: EventLog | None = None
@@ -156,7 +160,8 @@ class Session:
             macs=self.trace.remaining(self.model).macs,
             prunable=sum(layer.size for layer in self.layers),
             layers=len(self.layers),
-            sparsities=[step.target for step in self.steps],
+            sparsities=[steps[-1].target for steps in self.prunings],
+            prunings=sum(len(steps) for steps in self.prunings),
             device=str(self.device),
             threads=torch.get_num_threads(),
             batches=self.dense_batches + self.config.rounds * self.round_batches,
@@ -206,6 +211,13 @@ class Session:
             "nonzero_macs": macs.nonzero_macs,
         }
 
+    def measured(self, what: str, **about: Any) -> dict[str, Any]:
+        """A record's entry for the network as it is: its metrics, and `validation_top1` where a search goes by that."""
+        entry = self.metrics(self.evaluate(what, **about))
+        if self.config.max_drop is not None:
+            entry["validation_top1"] = self.evaluate(what, "validation", **about)["top1"]
+        return entry
+
     def layer_table(self) -> list[dict[str, Any]]:
         """Every layer that could be pruned, with what is left of it."""
         macs = self.trace.remaining(self.model).layers
@@ -230,6 +242,34 @@ class Session:
             )
         return table
 
+    # --- how far to prune ---------------------------------------------------------------------------------------
+
+    def prunings_of(self, number: int) -> list[Step]:
+        """The prunings of round `number`: as planned, or with --max-drop what the rounds before it tell."""
+        if self.config.max_drop is None:
+            return self.prunings[number - 1]
+        tried = [(entry["target_sparsity"], entry["held"]) for entry in self.progress.rounds[: number - 1]]
+        return [next_step(self.config.schedule, tried)]
+
+    def accept(self) -> None:
+        """Keep the network as it is, and its masks, to go back to."""
+        self._accepted = {name: tensor.clone() for name, tensor in self._network().items()}
+        self.progress.accepted_warnings = len(self.progress.warnings)
+
+    def go_back(self) -> None:
+        """Put the network that was accepted last, and its masks, in place again; warnings since then are void."""
+        self._put(self._accepted)
+        del self.progress.warnings[self.progress.accepted_warnings :]
+
+    def _network(self) -> dict[str, Tensor]:
+        masks = {} if self.masks is None else self.masks.tensors()
+        return pack(model=self.model.state_dict(), mask=masks)
+
+    def _put(self, network: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(unpack(network, "model"))
+        masks = unpack(network, "mask")
+        self.masks = Masks.from_tensors(masks).apply(self.model) if masks else None
+
     # --- what is saved ------------------------------------------------------------------------------------------
 
     def save(
@@ -245,8 +285,7 @@ class Session:
         self.clock.lap()
         assert self.log is not None
         self.progress.log_length = self.log.length
-        masks = {} if self.masks is None else self.masks.tensors()
-        tensors = pack(model=self.model.state_dict(), mask=masks, training=training or {})
+        tensors = self._network() | pack(training=training or {}, accepted=self._accepted)
         return tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -254,9 +293,8 @@ class Session:
         self.progress = Progress(**facts["progress"])
         self.clock.lap()
         self.clock.seconds = self.progress.timing
-        self.model.load_state_dict(unpack(tensors, "model"))
-        masks = unpack(tensors, "mask")
-        self.masks = Masks.from_tensors(masks).apply(self.model) if masks else None
+        self._put(tensors)
+        self._accepted = unpack(tensors, "accepted")
         if facts["position"] is not None:
             self._training = unpack(tensors, "training"), facts["position"]
         self.batches_done = self.dense_batches + len(self.progress.rounds) * self.round_batches
@@ -283,21 +321,31 @@ class Session:
         *,
         epochs: int | None = None,
         on_epoch: Callable[[int], None] = lambda epoch: None,
+        between_batches: Callable[[int], None] = lambda done: None,
         **about: Any,
     ) -> None:
         """Train the network, from where `saved` left it, to the end of the recipe (or of `epochs` of its epochs).
 
         `save(tensors, position)` is called at the configured interval and when a signal asks to stop. RunStoppedError
-        when the loss becomes NaN or infinite; what was saved last is from before that.
+        when the loss becomes NaN or infinite; what was saved last is from before that. `between_batches` is called with
+        the number of batches done, from 1 on, before the next one and at the end; it may put other masks in place. What
+        is saved is from before that call, so that it comes again in the process that goes on.
         """
         state = TrainingState(self.model, recipe)
         if saved is not None:
             state.unpack(*saved)
-        if self.masks is not None:
-            self.masks.hold(state.optimizer)
+        held: tuple[Masks, RemovableHandle] | None = None
         in_epoch = batches_an_epoch(self.data.train, recipe.batch_size, self.limit)
         begun = self.batches_done
         last_save = last_tick = time.monotonic()
+
+        def hold() -> None:
+            nonlocal held
+            if self.masks is None or (held is not None and held[0] is self.masks):
+                return
+            if held is not None:
+                held[1].remove()
+            held = self.masks, self.masks.hold(state.optimizer)
 
         def after_batch() -> None:
             nonlocal last_save, last_tick
@@ -305,14 +353,24 @@ class Session:
             if now - last_tick > TICK:
                 last_tick = now
                 self._tick(begun + state.epoch * in_epoch + state.batch)
-            try:
-                self.observer.check_stop()
-            except InterruptedRunError:
-                save_state()
-                raise
             if now - last_save > self.config.checkpoint_interval:
                 save_state()
                 last_save = now
+            go_on()
+
+        def go_on() -> None:
+            done = state.epoch * in_epoch + state.batch
+            try:
+                self.observer.check_stop()
+                if done:
+                    between_batches(done)
+            except InterruptedRunError:
+                save_state()
+                raise
+            except PruningError:
+                check_finite(state)  # the scores of a training that diverged are not finite either
+                raise
+            hold()
 
         def save_state() -> None:
             check_finite(state)
@@ -323,6 +381,7 @@ class Session:
             on_epoch(epoch)
 
         try:
+            go_on()
             train(
                 self.model,
                 self.data,

@@ -11,17 +11,21 @@ from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, SCHEDULES
 
 DIGITS = 10  # of the amounts on the way; more would be noise of the arithmetic
+USUAL_PRUNINGS = 20  # inside a fine-tuning, where nobody says how often
+USUAL_PART = 2 / 3  # of a fine-tuning, in which the network is pruned; the rest lets it recover
 
 
 @dataclass(frozen=True)
 class Step:
     """One pruning: the sparsity that the prunable weights shall have reached by then, and the amount that this is.
 
-    Both are cumulative, from the dense network on.
+    Both are cumulative, from the dense network on. `batch` says after how many batches of its round's fine-tuning it is
+    done; 0 is before the first.
     """
 
     target: float
     amount: Amount
+    batch: int = 0
 
 
 def series(kind: str, amount: float, schedule: str, rounds: int) -> list[float]:
@@ -65,6 +69,41 @@ def steps_to_compression(
     ratios = series("compression", compression, schedule, rounds)
     sparsities = [sparsity_for_compression(ratio, parameters, prunable) for ratio in ratios]
     return [Step(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
+
+
+def moments(epochs: int, until: float | None, every: int | None, in_epoch: int) -> list[int]:
+    """After how many batches of a fine-tuning of `epochs` epochs, of `in_epoch` batches each, it is pruned.
+
+    Every `every` batches up to epoch `until`. PruningError if that is never.
+    """
+    last = max(1, round((USUAL_PART * epochs if until is None else until) * in_epoch))
+    interval = max(1, last // USUAL_PRUNINGS) if every is None else every
+    if interval > last:
+        raise PruningError(
+            f"--prune-every {every} is never reached: pruning ends after {last:,} batches of fine-tuning; "
+            "give fewer, or a later --prune-until."
+        )
+    return list(range(interval, last + 1, interval))
+
+
+def searched_steps(allocation: str, schedule: str, rounds: int, sizes: Sequence[LayerSize]) -> list[Step]:
+    """The pruning of each round of a search if all of them hold. PruningError if the allocation does not go as far."""
+    found: list[Step] = []
+    for _ in range(rounds):
+        found.append(next_step(schedule, [(step.target, True) for step in found]))
+    try:
+        ALLOCATIONS.get(allocation)(sizes, found[-1].amount)
+    except PruningError as error:
+        raise PruningError(
+            f"{rounds} rounds may go as far as sparsity {found[-1].target:g} (fewer --rounds, less far): {error}"
+        ) from None
+    return found
+
+
+def next_step(schedule: str, tried: Sequence[tuple[float, bool]]) -> Step:
+    """The next pruning of a search, after rounds with these targets, of which some held and some did not."""
+    sparsity = SCHEDULES.get(schedule)(tried)
+    return Step(sparsity, Amount(sparsity=sparsity))
 
 
 def _share(amount: Amount, share: float) -> Amount:

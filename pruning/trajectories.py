@@ -43,7 +43,7 @@ def find(session: Session) -> tuple[Mapping[str, Tensor], Mapping[str, Any]] | N
 
     Files that are damaged, or not what their place says, are passed over.
     """
-    for rounds in range(len(session.steps), 0, -1):
+    for rounds in range(len(session.prunings), 0, -1):
         beginning = _beginning(session, rounds)
         found = _kept(session, beginning).load()
         if found is not None and _is_sealed(found[1]) and found[1]["beginning"] == beginning:
@@ -64,7 +64,7 @@ def _beginning(session: Session, rounds: int) -> dict[str, Any]:
     return {
         "options": _without_how_far(session.config),
         "basis": session.basis,
-        "steps": [asdict(step) for step in session.steps[:rounds]],
+        "prunings": [[asdict(step) for step in steps] for steps in session.prunings[:rounds]],
         "revision": REVISION,
     }
 

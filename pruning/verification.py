@@ -9,6 +9,7 @@ from pruning.config import differences, resolve
 from pruning.errors import PruningError
 from pruning.measure import size
 from pruning.preparation import DamagedRecordError, reopen
+from pruning.records import final_network
 from pruning.run_files import RunFolder, file_digest, record_digest
 from pruning.session import Observer, Session
 
@@ -71,10 +72,18 @@ def _measured(session: Session, result: dict[str, Any]) -> list[Check]:
     checks = [
         Check("removed weights that are not zero", "0", str(removed_and_nonzero), removed_and_nonzero == 0)
     ]
-    found = session.metrics(session.evaluate("verified"))
+    found = session.measured("verified")
     checks += [_compare(name, result["final"].get(name), value, name) for name, value in found.items()]
+    entry = final_network(result["dense"], result["rounds"])
     again = [
-        _compare(f"{name} of the last round", _last(result["rounds"]).get(name), value, name)
+        _compare(
+            f"{name} of the last round that held"
+            if session.config.max_drop is not None
+            else f"{name} of the last round",
+            entry.get(name),
+            value,
+            name,
+        )
         for name, value in found.items()
     ]
     layers = {layer.get("name"): layer for layer in result["layers"] if isinstance(layer, dict)}
@@ -85,10 +94,6 @@ def _measured(session: Session, result: dict[str, Any]) -> list[Check]:
             for key, value in layer.items()
         ]
     return checks + [check for check in again if not check.agrees]
-
-
-def _last(rounds: list[Any]) -> dict[str, Any]:
-    return rounds[-1] if rounds and isinstance(rounds[-1], dict) else {}
 
 
 def _removed_and_nonzero(session: Session) -> int:
@@ -106,7 +111,7 @@ def _compare(what: str, recorded: Any, found: Any, name: str) -> Check:
     """`name` is the metric's: it says how much may differ."""
     if not isinstance(recorded, int | float) or not isinstance(found, int | float):
         agrees = recorded == found
-    elif name in ("top1", "top5"):
+    elif name in ("top1", "top5", "validation_top1"):
         agrees = abs(recorded - found) <= TOP_TOLERANCE
     elif name == "loss":
         agrees = abs(recorded - found) <= LOSS_TOLERANCE * max(abs(recorded), 1)

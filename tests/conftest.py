@@ -11,6 +11,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
 
+import signal
 import struct
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pruning.errors import InterruptedRunError
 
 MAIN = Path(__file__).parent.parent / "main.py"
 SHORT = (
@@ -100,6 +103,29 @@ class Silent:
     def check_stop(self) -> None: ...
 
 
+class StopsAt(Silent):
+    """Asks to stop at the n-th moment at which that is possible."""
+
+    def __init__(self, moment: int) -> None:
+        self.left = moment
+
+    def check_stop(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise InterruptedRunError(signal.SIGINT)
+
+
+def interrupted_every(moments: int, run: Callable[[Silent], Any]) -> int:
+    """Do a run that is stopped after so many moments, over and over; how often it was stopped until it was done."""
+    for stops in range(1000):
+        try:
+            run(StopsAt(moments))
+        except InterruptedRunError:
+            continue
+        return stops
+    raise AssertionError("it never ends")
+
+
 def small_mnist(folder: Path, train: int = 500, test: int = 200) -> Path:
     """A folder with the files of `--dataset mnist`, of images that can be learnt in no time: bars in noise."""
     import torch
@@ -107,10 +133,10 @@ def small_mnist(folder: Path, train: int = 500, test: int = 200) -> Path:
     draw = torch.Generator().manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train), ("t10k", test)):
-        images = torch.randint(0, 160, (count, 28, 28), generator=draw, dtype=torch.uint8)
+        images = torch.randint(0, 100, (count, 28, 28), generator=draw, dtype=torch.uint8)
         labels = torch.randint(0, 10, (count,), generator=draw, dtype=torch.uint8)
         for image, label in zip(images, labels.tolist(), strict=True):
-            image[:, 2 * label + 4 : 2 * label + 6] += 60
+            image[:, 2 * label + 4 : 2 * label + 6] += 70
         for what, content in (("images-idx3", images), ("labels-idx1", labels)):
             header = struct.pack(f">I{content.dim()}I", 0x0800 + content.dim(), *content.shape)
             (folder / f"{name}-{what}-ubyte").write_bytes(header + bytes(content.flatten().tolist()))

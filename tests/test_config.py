@@ -78,6 +78,52 @@ def test_structures_and_fractions_that_make_no_run(options: dict[str, Any], sent
         resolve({"method": "layer_mag", **options})
 
 
+def test_a_drop_is_searched_for_in_eight_rounds() -> None:
+    config = resolve({"max_drop": "1.0"})
+    assert (config.schedule, config.rounds, config.sparsity, config.max_drop) == ("until", 8, None, 1.0)
+    assert resolve({"max_drop": 0, "rounds": 3}).rounds == 3
+    assert "max_drop1" in config.run_name()
+    assert resolve(config.plain()) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"sparsity": 0.9}, "--sparsity and --max-drop both say how much to remove"),
+        ({"schedule": "linear"}, "which --schedule linear contradicts; leave --schedule out"),
+        ({"max_drop": None, "schedule": "until"}, "--schedule until needs --max-drop"),
+        ({"max_drop": -1}, "--max-drop -1: should be greater than or equal to 0"),
+        ({"floor": 0.1}, "which --floor 0.1 does not allow"),
+        ({"epochs": 0}, "with --epochs 0 nothing is trained"),
+        ({"share_rounds": True}, "no common beginning to share"),
+        (
+            {"structure": "2:4", "method": "layer_mag"},
+            "--structure 2:4 removes exactly 0.5, which --max-drop",
+        ),
+    ],
+)
+def test_searches_that_make_no_run(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(PruningError, match=sentence):
+        resolve({"max_drop": 1, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"finetune": "none"}, "with --finetune none --finetune-epochs 3 there is none"),
+        ({"finetune_epochs": 0}, "with --finetune go_on --finetune-epochs 0 there is none"),
+        ({"prune_until": 4}, r"--prune-until 4 is beyond the fine-tuning; give at most 3"),
+        ({"prune_every": 0}, "--prune-every 0: should be greater than or equal to 1"),
+        ({"schedule": "cubic", "prune_every": 5}, "--prune-every is for prunings inside the fine-tuning"),
+        ({"rounds": 2}, "gradual has 1 round, but --rounds is 2"),
+        ({"structure": "2:4", "method": "layer_mag"}, "--structure 2:4 removes all at once"),
+    ],
+)
+def test_prunings_inside_a_training_that_make_no_run(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(PruningError, match=sentence):
+        resolve({"schedule": "gradual", **options})
+
+
 def test_a_folder_of_images_is_the_data_set_unless_one_is_named(tmp_path: Path) -> None:
     assert resolve({"data": tmp_path}).dataset == "folder"
     assert resolve({"data": tmp_path, "dataset": "fashion_mnist"}).dataset == "fashion_mnist"
@@ -162,6 +208,7 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
         "compression": st.floats(1, 1e6),
         "count": st.integers(0, 10**12),
         "layer_sparsity": st.sampled_from(["conv=0.2 linear=0.4", "*=0.5"]),
+        "max_drop": st.floats(0, 100),
     }
     amount = draw(st.sampled_from(AMOUNTS))
     return {**values, amount: draw(amounts[amount])}

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from pruning.allocation import Amount, LayerSize
 from pruning.errors import PruningError
-from pruning.targets import Step, series, sparsity_for_compression, steps, steps_to_compression
+from pruning.targets import (
+    Step,
+    moments,
+    searched_steps,
+    series,
+    sparsity_for_compression,
+    steps,
+    steps_to_compression,
+)
 
 LAYERS = [LayerSize("a", 100), LayerSize("b", 900)]
 
@@ -68,3 +76,22 @@ def test_everything_of_a_network_that_is_all_prunable_can_go() -> None:
 def test_a_compression_that_cannot_be_reached_is_refused_with_the_largest_that_can() -> None:
     with pytest.raises(PruningError, match=r"--compression 11 cannot be reached: .* at most 10 "):
         sparsity_for_compression(11, 1000, 900)
+
+
+def test_a_search_that_an_allocation_does_not_allow_is_refused() -> None:
+    # uniform_plus spares the first 100 of 1000: three rounds of halving come to 875, four to 937.
+    assert searched_steps("uniform_plus", "until", 3, LAYERS)[-1] == Step(0.875, Amount(0.875))
+    with pytest.raises(PruningError, match=r"4 rounds may go as far as sparsity 0.9375 .* spares the first"):
+        searched_steps("uniform_plus", "until", 4, LAYERS)
+
+
+def test_a_fine_tuning_is_pruned_at_regular_moments_up_to_an_epoch() -> None:
+    assert moments(epochs=3, until=2, every=50, in_epoch=85) == [50, 100, 150]  # 170 batches
+    assert moments(epochs=3, until=0.5, every=14, in_epoch=85) == [14, 28, 42]
+    # Two thirds of 255 batches are 170: twenty prunings would be every 8.5 batches.
+    assert moments(epochs=3, until=None, every=None, in_epoch=85) == list(range(8, 171, 8))
+    assert moments(epochs=1, until=None, every=None, in_epoch=2) == [1]
+    with pytest.raises(
+        PruningError, match="--prune-every 86 is never reached: pruning ends after 85 batches"
+    ):
+        moments(epochs=3, until=1, every=86, in_epoch=85)

@@ -36,7 +36,17 @@ METRICS: dict[str, Callable[[Run], float | None]] = {
     "theoretical_speedup": lambda run: run.final.theoretical_speedup,
 }
 # The choices that a plot is there to compare; any other option should be the same in all of it.
-COMPARED = ("method", "structure", "schedule", "rounds", "finetune", "floor", "layer_sparsity")
+COMPARED = (
+    "method",
+    "structure",
+    "schedule",
+    "rounds",
+    "prune_every",
+    "prune_until",
+    "finetune",
+    "floor",
+    "layer_sparsity",
+)
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,15 @@ class _Config(_Part):
 
 
 class _Amount(_Part):
-    """How much was asked for, in whichever way."""
+    """How much was asked for, as a number."""
 
     value: float = Field(ge=0)
+
+
+class _AmountByLayer(_Part):
+    """How much was asked for, in words."""
+
+    value: str
 
 
 class _Record(_Part):
@@ -96,14 +102,18 @@ class _Record(_Part):
 
 @dataclass(frozen=True, order=True)
 class Target:
-    """How much was asked for: `kind` is the option (sparsity, compression or count)."""
+    """How much was asked for: `kind` is the option (sparsity, compression, count, ...)."""
 
     kind: str
-    value: float
+    value: float | str
 
     def __str__(self) -> str:
+        if isinstance(self.value, str):
+            return self.value
         if self.kind == "sparsity":
             return f"{100 * self.value:.6g} %"
+        if self.kind == "max_drop":
+            return f"{self.value:g} points"
         return f"{self.value:g}x" if self.kind == "compression" else f"{self.value:,.0f} weights"
 
 
@@ -217,9 +227,9 @@ def read_run(folder: run_files.RunFolder) -> Run:
     try:
         record = _Record.model_validate(result)
         _Config.model_validate({k: v for k, v in record.config.items() if k in _Config.model_fields})
-        amounts = [record.config[kind] for kind in AMOUNTS if record.config.get(kind) is not None]
-        for amount in amounts:
-            _Amount(value=amount)
+        amounts = {kind: amount for kind in AMOUNTS if (amount := record.config.get(kind)) is not None}
+        for kind, amount in amounts.items():
+            (_AmountByLayer if kind == "layer_sparsity" else _Amount)(value=amount)
         json.dumps(result, allow_nan=False)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
