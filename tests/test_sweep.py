@@ -241,6 +241,16 @@ def test_runs_that_only_look_alike_share_no_rounds(tmp_path: Path) -> None:
     assert not any(run.after or run.config.share_rounds for run in runs)
 
 
+def test_searches_and_gradual_prunings_share_only_the_dense_training(tmp_path: Path) -> None:
+    values = {
+        "options": {"epochs": 1},
+        "grid": {"sparsity": [{"sparsity": 0.5, "schedule": "gradual"}, {"sparsity": None, "max_drop": 1}]},
+    }
+    runs = planned(tmp_path, values).runs
+    assert plan.costs_shared(runs).dense_trainings == 1
+    assert not any(run.after or run.config.share_rounds for run in runs)
+
+
 @pytest.mark.parametrize("of", [1, 2, 3, 5])
 def test_shards_are_a_partition_into_whole_trajectories(of: int, tmp_path: Path) -> None:
     whole = planned(tmp_path, TRAJECTORIES)

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruning import data, models, records
-from pruning.config import RunConfig, digest
+from pruning.config import AMOUNTS, RunConfig, digest
 from pruning.errors import PruningError
-from pruning.registry import DATASETS, FINETUNINGS
+from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES
 from pruning.run_files import SweepFiles
 from pruning.sweep.grid import Chosen, words
 from pruning.trajectories import chain_key
@@ -167,9 +167,15 @@ def _sharing(config: RunConfig) -> RunConfig:
 
 
 def _path(one: Chosen, steps: Sequence[Any]) -> tuple[str, ...]:
-    """A digest for every round, of all that led to it."""
+    """A digest for every round, of all that led to it.
+
+    What a search does depends on what it finds, and what is pruned inside fine-tuning on the end that it is going to:
+    such runs have no round in common with any other.
+    """
+    about = SCHEDULES.entry(one.config.schedule).about
+    alone = about.get("searches", False) or about.get("within", False)
+    key = digest(one.config.identity()) if alone else chain_key(one.config)
     plain = [asdict(step) for step in steps]
-    key = chain_key(one.config)
     return tuple(digest([key, plain[: number + 1]])[:16] for number in range(len(plain)))
 
 
@@ -200,7 +206,7 @@ def _steps(chosen: Sequence[Chosen]) -> list[Any]:
 
 
 def _amount(config: RunConfig) -> list[Any]:
-    return [config.sparsity, config.compression, config.count, config.layer_sparsity]
+    return [getattr(config, name) for name in AMOUNTS]
 
 
 def _network(config: RunConfig) -> tuple[nn.Module, Shape]:
