@@ -14,7 +14,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,19 +116,27 @@ def run(
 def _do(config: RunConfig, console: Console, *, fresh: bool) -> dict[str, Any]:
     from pruning.experiment import run as experiment
 
-    with _watching(console) as watcher:
+    with _watching(console) as watcher, contextlib.ExitStack() as open_sinks:
+        if config.tensorboard:
+            from pruning.tensorboard import Curves
+
+            curves = open_sinks.enter_context(Curves(config, records.folder_of(config).curves))
+            watcher = replace(watcher, sinks=(curves.event,))
         return experiment(config, watcher, fresh=fresh)
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """What watches a run (see `session.Observer`): the terminal shows it, a signal stops it."""
+    """What watches a run (see `session.Observer`): the terminal shows it, a signal stops it, sinks are told of it."""
 
     console: Console
     signals: Signals
+    sinks: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
 
     def event(self, event: Mapping[str, Any]) -> None:
         self.console.event(event)
+        for sink in self.sinks:
+            sink(event)
 
     def progress(self, done: int, total: int) -> None:
         self.console.progress(done, total)
@@ -248,6 +256,50 @@ def bench(
     if json_file is not None:
         record = {"environment": environment(torch.device("cpu")), "quick": quick, "sections": done}
         write_bytes(json_file, json.dumps(record, indent=2).encode())
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="YAML file of the grid (see configs/).")],
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what there is to do.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Runs at once on the processor, whose cores they divide (default: one a core)."),
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(metavar="0,1", help="GPUs to use (default: all, if there are any).")
+    ] = None,
+    jobs_per_gpu: Annotated[int | None, typer.Option(help="Runs at once on each GPU (default: 1).")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="3/10", help="Do only this part of the grid, in a job array, say.")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Do again what failed before.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option for all runs (may be repeated)."),
+    ] = None,
+    runs_dir: Annotated[
+        Path, typer.Option("--runs-dir", metavar="DIR", help="Folder that holds the records.")
+    ] = Path("runs"),
+) -> int:
+    """Do every run of a grid, each as a process; stopped and started again it goes on. Exit code 1 if a run failed.
+
+    python main.py sweep configs/quick.yaml
+    """
+    from pruning import sweep as sweeps
+    from pruning.sweep_console import SweepConsole
+
+    with Signals() as signals, contextlib.closing(SweepConsole(signals)) as console:
+        whole, slots = sweeps.prepare(
+            file, settings or (), runs_dir, jobs=jobs, gpus=gpus, jobs_per_gpu=jobs_per_gpu
+        )
+        part = whole if shard is None else whole.shard(*sweeps.read_shard(shard))
+        console.plan(file, part, slots, whole)
+        if plan:
+            return 0
+        board = sweeps.work(part, slots, console, retry=retry)
+        console.summary(board)
+    return 1 if board.failed else 0
 
 
 @app.command()

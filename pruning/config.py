@@ -368,6 +368,9 @@ class Record(Part):
     save_path: Path | None = Field(
         None, description="File for --save-model, .safetensors or .pt (default: ARCH-pruned.safetensors)."
     )
+    tensorboard: bool = Field(
+        False, description="Also write curves for TensorBoard into the run's folder (extra `tensorboard`)."
+    )
     dry_run: bool = Field(
         False, description="Pass once through everything in seconds; the numbers mean nothing."
     )
@@ -488,6 +491,11 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         parts = [part for part in PARTS if part is not Record]
         contents = {} if self.plugin is None else {"plugin_contents": plugins.digest(self.plugin)}
         return {**self.of_parts(parts), "dry_run": self.dry_run, **contents}
+
+    def dense_identity(self) -> dict[str, Any]:
+        """The fields that determine the dense network; runs that agree in them share its training."""
+        fields = {**self.of_parts(DENSE_PARTS), "dry_run": self.dry_run}
+        return {name: value for name, value in fields.items() if name != "test_batch_size"}
 
     def run_name(self) -> str:
         """The folder's name: --name, or the main choices and eight digits of a hash over all that matter."""

@@ -80,6 +80,16 @@ def _check_last_batch(config: RunConfig, model: nn.Module, images: data.Dataset)
         ) from error
 
 
+def rounds_of(config: RunConfig, model: nn.Module, shape: tuple[int, int, int]) -> list[Step]:
+    """How far every round goes on this network, which takes images of `shape`; of a search, if all rounds hold.
+
+    PruningError if it cannot be pruned like that. No data is needed for it, and what the weights are is of no account.
+    """
+    chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
+    check(model, config.method, config.structure, chosen, torch.zeros(1, *shape))
+    return _steps(config, model, chosen, config.rounds)
+
+
 def check_outputs(config: RunConfig, *, fresh: bool) -> None:
     """PruningError unless everything that the run will write has its place; creates nothing."""
     run_files.check_writable(config.runs_dir)

@@ -6,6 +6,7 @@ A records folder (`runs`) holds::
     <name>/state/              checkpoints: what resuming needs; gone when the run is complete
     .dense/<key>/              dense trainings, shared by all runs that need the same one
     .rounds/<key>/             states after a round, shared by all runs that begin with the same rounds (--share-rounds)
+    .sweeps/<name>.*           what sweeps keep of a run: its options, its process' output, how that ended
     .locks/                    one file per run and dense training; a process that writes holds it
 
 Every file is written beside its place, synced, then renamed, so that a reader finds either the old or the new one.
@@ -48,6 +49,7 @@ RECORD = {
     "warnings": list,
 }
 KEPT_CHECKPOINTS = 2
+TAIL = 16_384  # bytes of a log's end, enough for its last lines
 EXPORT_SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx"}  # the others are safetensors
 
 
@@ -81,6 +83,11 @@ class RunFolder:
     def state(self) -> Path:
         return self.path / "state"
 
+    @property
+    def curves(self) -> Path:
+        """Where TensorBoard looks for this run."""
+        return self.path / "tensorboard"
+
     def export(self, to: str) -> Path:
         """Where an export in the format `to` goes unless the user says otherwise."""
         return self.path / f"exported-{to}{EXPORT_SUFFIXES.get(to, '.safetensors')}"
@@ -112,6 +119,14 @@ class RunFolder:
             return read_yaml(self.config)
         except PruningError as error:
             raise PruningError(f"{self.path} holds no run: {error}") from None
+
+    def latest_events(self) -> list[dict[str, Any]]:
+        """The events at the end of the log, oldest first; none if there is no log. A torn line is passed over."""
+        events = []
+        for line in _tail(self.events, TAIL).splitlines():
+            with contextlib.suppress(ValueError):
+                events.append(json.loads(line))
+        return [event for event in events if isinstance(event, dict)]
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         header = "# The whole resolved configuration; `main.py --config` on this file repeats the run.\n"
@@ -196,6 +211,54 @@ class DenseFolder:
     def clear(self) -> None:
         self.facts.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class SweepFiles:
+    """The places of what sweeps keep of one run beside its folder."""
+
+    run: RunFolder
+
+    @property
+    def config(self) -> Path:
+        """The options that the run's process is started with."""
+        return self._place(".yaml")
+
+    @property
+    def log(self) -> Path:
+        """What the run's latest process said."""
+        return self._place(".log")
+
+    @property
+    def ending(self) -> Path:
+        """How that process ended, and after how long."""
+        return self._place(".json")
+
+    @property
+    def lock(self) -> Path:
+        return self.run.lock.with_name(f"sweep-{self.run.lock.name}")
+
+    def read_ending(self) -> dict[str, Any] | None:
+        """Exit code and seconds of the latest process; None if there was none (or it left nothing readable)."""
+        try:
+            ending = json.loads(self.ending.read_text(encoding="utf-8"))
+            return {"code": int(ending["code"]), "seconds": float(ending["seconds"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write_ending(self, code: int, seconds: float) -> None:
+        write_bytes(self.ending, json.dumps({"code": code, "seconds": seconds}).encode())
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        write_bytes(self.config, yaml.safe_dump(dict(values), sort_keys=False).encode())
+
+    def end_of_log(self, lines: int) -> list[str]:
+        """The last lines that are not empty; none if there is no log."""
+        said = _tail(self.log, TAIL).decode(errors="replace").splitlines()
+        return [line for line in said if line.strip()][-lines:]
+
+    def _place(self, suffix: str) -> Path:
+        return self.run.path.parent / ".sweeps" / (self.run.path.name + suffix)
 
 
 def run_folder(runs_dir: Path, name: str) -> RunFolder:
@@ -313,6 +376,16 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         if "SafetensorError" not in type(error).__name__:
             raise
         raise _cannot_write(path, str(error)) from error
+
+
+def _tail(path: Path, size: int) -> bytes:
+    """The last `size` bytes of a file at most; none if it is not there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - size))
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _umask() -> int:
@@ -447,40 +520,66 @@ def hold(
     If another process holds it: PruningError that names that process; or, with `on_wait`, tell that and wait, calling
     `while_waiting` (which may raise) ten times a second.
     """
+    with _open_lock(lock) as file:
+        if not _taken(file):
+            holder = _holder(file)
+            if on_wait is None:
+                raise PruningError(f"{what} is being done by {holder}; wait for it, or stop it first.")
+            on_wait(holder)
+            while not _taken(file):
+                while_waiting()
+                time.sleep(0.1)
+        _sign(file)
+        yield
+
+
+def claim(lock: Path) -> IO[str] | None:
+    """Hold a lock file until what is returned is closed, in this process and in every child that inherited it.
+
+    None if another process holds it.
+    """
+    file = _open_lock(lock)
+    if not _taken(file):
+        file.close()
+        return None
+    _sign(file)
+    return file
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds this lock file now."""
+    try:
+        with lock.open("r+") as file:
+            return not _taken(file)
+    except OSError:
+        return False
+
+
+def _open_lock(lock: Path) -> IO[str]:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a+")
+        return lock.open("a+")
     except OSError as error:
         runs_dir = lock.parent.parent
         raise PruningError(
             f"--runs-dir {runs_dir} cannot be written to ({error.strerror}); give another folder."
         ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _holder(file)
-            if on_wait is None:
-                raise PruningError(
-                    f"{what} is being done by {holder}; wait for it, or stop it first."
-                ) from None
-            on_wait(holder)
-            _wait_for(file, while_waiting)
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}))
-        file.flush()
-        yield
 
 
-def _wait_for(file: IO[str], while_waiting: Callable[[], None]) -> None:
-    while True:
-        while_waiting()
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(0.1)
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _sign(file: IO[str]) -> None:
+    """Write into a lock file who holds it."""
+    file.seek(0)
+    file.truncate()
+    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}))
+    file.flush()
 
 
 def _holder(file: IO[str]) -> str:

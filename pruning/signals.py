@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
 from pruning.errors import InterruptedRunError
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
+ECHO = 0.4  # seconds: `timeout` and batch systems signal a process and then its group, which is no second thought
 
 
 class Signals:
@@ -17,6 +20,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.at_once: Callable[[], None] = lambda: None  # what to do when a second signal ends the process
+        self._since = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -33,6 +38,9 @@ class Signals:
             raise InterruptedRunError(self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._since = number, now
+        elif now - self._since > ECHO:
+            self.at_once()
             os._exit(128 + number)
-        self.received = number

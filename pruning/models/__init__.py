@@ -41,6 +41,16 @@ def known(arch: str) -> None:
         raise unknown("architecture", arch, names())
 
 
+def check_published(arch: str) -> None:
+    """PruningError unless `arch` is one of which its makers published weights."""
+    if from_timm.matches(arch) or (arch in from_torchvision.NAMES and arch not in ARCHITECTURES.names()):
+        return
+    raise PruningError(
+        f"There are no published weights of {arch} to start from: "
+        "leave --pretrained out, or give a file with --weights."
+    )
+
+
 def build(
     arch: str,
     *,
@@ -74,10 +84,7 @@ def _make(arch: str, classes: int, channels: int, pretrained: bool) -> nn.Module
     if arch in from_torchvision.NAMES and arch not in ARCHITECTURES.names():
         return from_torchvision.make(arch, classes, channels, pretrained)
     if pretrained:
-        raise PruningError(
-            f"There are no published weights of {arch} to start from: "
-            "leave --pretrained out, or give a file with --weights."
-        )
+        check_published(arch)
     if users_own.matches(arch):
         return users_own.make(arch, classes, channels)
     model: nn.Module = ARCHITECTURES.get(arch)(classes, channels)
