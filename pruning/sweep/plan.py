@@ -159,7 +159,7 @@ def _finished(config: RunConfig) -> dict[str, Any] | None:
 
 
 def _round_epochs(config: RunConfig) -> int:
-    return config.finetune_epochs if FINETUNINGS.entry(config.finetune).about["trains"] else 0
+    return config.finetune_epochs if FINETUNINGS.entry(config.finetune).about.get("trains", True) else 0
 
 
 def _sharing(config: RunConfig) -> RunConfig:
