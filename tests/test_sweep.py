@@ -22,6 +22,7 @@ from pruning.cli import _exit_code
 from pruning.config import resolve
 from pruning.errors import PruningError
 from pruning.experiment import run as experiment
+from pruning.run_files import EventLog, claim
 from pruning.sweep import grid, plan, progress, slots, summary
 from pruning.sweep.plan import Plan, Run
 from pruning.sweep.slots import Slots
@@ -390,6 +391,32 @@ class Unseen:
     def stopping(self, running: int) -> None: ...
     def check_stop(self) -> None: ...
     def when_forced(self, action: Callable[[], None]) -> None: ...
+
+
+def test_a_run_that_was_left_in_its_dense_training_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    both = planned(tmp_path, {"options": {"epochs": 1}, "grid": {"sparsity": [0.5, 0.9]}})
+    left = both.runs[0].files
+    log = EventLog(left.run.events, 0)
+    log.write({"event": "batch", "phase": "dense", "epoch": 1, "batch": 1, "batches": 9})
+    for run in both.runs:
+        run.files.write_ending(1, 0.0)  # so that no process has to be started to be done with them
+    other = claim(left.lock)
+    assert other is not None
+    pictures = 0
+
+    class Leaving(Unseen):
+        def show(self, board: Board) -> None:
+            nonlocal pictures
+            pictures += 1
+            assert pictures < 100, "it waits for a process that is gone"
+            if board.elsewhere:
+                other.close()
+
+    board = work(both, Slots((None,), 1), Leaving())
+    assert board.failed.keys() == {run.name for run in both.runs}
 
 
 def stop_at_resumption(run: Run) -> None:

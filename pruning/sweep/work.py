@@ -190,7 +190,8 @@ def _next(board: Board, looked: Mapping[str, float]) -> Run | None:
     """The run to start now: of those that need not wait for another, the one for which most others wait.
 
     A run waits for those whose rounds it takes over, and for the dense training that another run is doing: it would
-    only hold a slot while it waits itself. Runs whose dense training nobody has begun come first.
+    only hold a slot while it waits itself. Runs whose dense training nobody has begun come first. A run that another
+    process works on is looked at again and again: that process may have been stopped.
     """
     now = time.monotonic()
     begun, training = _dense_trainings(board)
@@ -202,7 +203,7 @@ def _next(board: Board, looked: Mapping[str, float]) -> Run | None:
         run
         for run in board.waiting.values()
         if not any(name in board.waiting or name in board.running for name in run.after)
-        and run.dense not in training
+        and (run.dense not in training or run.name in board.elsewhere)
         and now - looked.get(run.name, -LOOKING) >= LOOKING
     ]
     return min(candidates, key=lambda run: (run.dense in begun, -followers[run.name]), default=None)
