@@ -452,7 +452,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
                         "none; add --schedule gradual."
                     )
             return self
-        if not (FINETUNINGS.entry(self.finetune).about.get("trains", True) and self.finetune_epochs):
+        if not self.round_epochs:
             raise PruningError(
                 f"--schedule {self.schedule} prunes inside the fine-tuning, but with --finetune {self.finetune} "
                 f"--finetune-epochs {self.finetune_epochs} there is none."
@@ -476,6 +476,16 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
                 "leave --share-rounds out."
             )
         return self
+
+    @property
+    def round_epochs(self) -> int:
+        """Epochs of fine-tuning in each round, 0 where the policy trains nothing."""
+        return self.finetune_epochs if FINETUNINGS.entry(self.finetune).about.get("trains", True) else 0
+
+    @property
+    def round_first_epoch(self) -> int:
+        """The number of epochs that a round's training counts as done when it begins."""
+        return self.rewind_epoch if _replays(self.finetune) else 0
 
     def plain(self) -> dict[str, Any]:
         """All fields as JSON and YAML hold them."""

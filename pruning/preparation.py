@@ -18,7 +18,7 @@ from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.methods import split
 from pruning.models import trial
-from pruning.registry import FINETUNINGS, SCHEDULES
+from pruning.registry import SCHEDULES
 from pruning.session import Clock, Observer, Session
 from pruning.step import check
 from pruning.structure import output_dimension
@@ -68,7 +68,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
 
 def _check_last_batch(config: RunConfig, model: nn.Module, images: data.Dataset) -> None:
     """PruningError if training would end at an epoch's last batch, of one image, which many norms do not take."""
-    trains = config.epochs > 0 or FINETUNINGS.entry(config.finetune).about.get("trains", True)
+    trains = config.epochs or config.round_epochs
     if not trains or len(images.train) % config.batch_size != min(1, config.batch_size - 1):
         return
     try:

@@ -133,7 +133,7 @@ class Session:
         self.batches_done = 0
         in_epoch = batches_an_epoch(self.data.train, self.config.batch_size, self.limit)
         self.dense_batches = self.config.epochs * in_epoch
-        self.round_batches = self.config.finetune_epochs * in_epoch if policy.get("trains", True) else 0
+        self.round_batches = self.config.round_epochs * in_epoch
 
     # --- what is told -------------------------------------------------------------------------------------------
 

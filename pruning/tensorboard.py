@@ -67,10 +67,11 @@ class Curves:
             self._write(event, event["round"], scalars)
 
     def _batches(self, event: Mapping[str, Any], epochs: int) -> int:
-        """Training batches of the run that are done after so many epochs of the current training."""
-        number = event.get("round")
-        before = 0 if number is None else self._config.epochs + (number - 1) * self._config.finetune_epochs
-        return (before + epochs) * self._in_epoch
+        """Training batches of the run that are done when the current training counts so many epochs as done."""
+        config, number = self._config, event.get("round")
+        if number is not None:
+            epochs += config.epochs + (number - 1) * config.round_epochs - config.round_first_epoch
+        return epochs * self._in_epoch
 
     def _write(self, event: Mapping[str, Any], step: int, scalars: Mapping[str, float]) -> None:
         if self._writer is None:

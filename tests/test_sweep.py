@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[Mapping[str, Any] | str, str]] = {
     "text": ("only words", "holds no options"),
     "an unreachable compression": (
         {"options": {"epochs": 0}, "grid": {"compression": [4, 64]}},
-        "The run with compression 64: --compression 64 cannot be reached",
+        "the run with compression 64: --compression 64 cannot be reached",
     ),
     "weights that nobody published": (
         {"options": {"pretrained": True}, "grid": SEEDS},
@@ -322,6 +322,12 @@ def test_how_far_a_run_is_is_read_from_the_end_of_its_log() -> None:
     assert fraction({"event": "round", "round": 1}) == pytest.approx(0.7)
     assert fraction({"event": "shared", "rounds": 1}) == pytest.approx(0.7)
     assert fraction({"event": "result"}) == 1
+    # rewind_lr counts epochs 2 to 4 of the dense training in each round; with none there is nothing but rounds
+    config = resolve({"epochs": 4, "rounds": 2, "finetune": "rewind_lr"})
+    assert fraction({**batch, "phase": "finetune", "round": 1}) == pytest.approx((4 + 1.5) / 10)
+    assert fraction({"event": "scoring", "round": 2}) == pytest.approx((4 + 3) / 10)
+    config = resolve({"epochs": 4, "rounds": 2, "finetune": "none"})
+    assert fraction({"event": "round", "round": 1}) == pytest.approx((4 + 1) / 6)
 
 
 def test_the_time_left_follows_the_runs_that_are_done() -> None:

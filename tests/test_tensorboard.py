@@ -56,6 +56,18 @@ def test_curves_run_over_all_batches_and_over_rounds(tmp_path: Path) -> None:
     assert "rounds/compression_ratio" not in found
 
 
+def test_epochs_of_the_dense_training_done_again_follow_it_without_a_gap(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = resolve({"epochs": 4, "finetune": "rewind_lr", "rewind_epoch": 1, "rounds": 2})
+    batch = {"event": "batch", "batch": 10, "batches": 10, "loss": 0.5, "accuracy": 75.0, "lr": 0.25}
+    with Curves(config, tmp_path / "curves") as curves:
+        for about in ({"epoch": 4}, {"epoch": 2, "round": 1}, {"epoch": 4, "round": 2}):
+            curves.event({"time": 1.0, **batch, **about})
+    read = accumulator.EventAccumulator(str(tmp_path / "curves"))
+    read.Reload()
+    assert [one.step for one in read.Scalars("training/loss")] == [40, 50, 100]
+
+
 def test_no_folder_comes_to_be_before_there_is_a_curve(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     with Curves(resolve({}), tmp_path / "curves") as curves:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pruning import data, models, records
 from pruning.config import AMOUNTS, RunConfig, digest
 from pruning.errors import PruningError
-from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES
+from pruning.registry import DATASETS, SCHEDULES
 from pruning.run_files import SweepFiles
 from pruning.sweep.grid import Chosen, words
 from pruning.trajectories import chain_key
@@ -126,7 +126,7 @@ def trajectories(runs: Iterable[Run]) -> int:
 def costs_alone(runs: Sequence[Run]) -> Costs:
     """What it would take to compute each of these runs by itself."""
     rounds = sum(len(run.rounds) for run in runs)
-    epochs = sum(run.config.epochs + len(run.rounds) * _round_epochs(run.config) for run in runs)
+    epochs = sum(run.config.epochs + len(run.rounds) * run.config.round_epochs for run in runs)
     return Costs(len(runs), sum(run.dense is not None for run in runs), rounds, epochs)
 
 
@@ -145,7 +145,7 @@ def epochs_each(runs: Iterable[Run]) -> dict[str, int]:
     for run in runs:
         new = [node for node in run.rounds if node not in done]
         trains = run.dense is not None and run.dense not in done
-        epochs[run.name] = len(new) * _round_epochs(run.config) + (run.config.epochs if trains else 0)
+        epochs[run.name] = len(new) * run.config.round_epochs + (run.config.epochs if trains else 0)
         done.update(new, [] if run.dense is None else [run.dense])
     return epochs
 
@@ -156,10 +156,6 @@ def _finished(config: RunConfig) -> dict[str, Any] | None:
     except PruningError as error:
         folder = records.folder_of(config).path
         raise PruningError(f"{error} (In a sweep: remove {folder}, and it is done anew.)") from None
-
-
-def _round_epochs(config: RunConfig) -> int:
-    return config.finetune_epochs if FINETUNINGS.entry(config.finetune).about.get("trains", True) else 0
 
 
 def _sharing(config: RunConfig) -> RunConfig:
@@ -200,7 +196,7 @@ def _steps(chosen: Sequence[Chosen]) -> list[Any]:
             if question not in known:
                 known[question] = rounds_of(config, *networks[network])
         except PruningError as error:
-            raise PruningError(f"The run with {words(one.choices)}: {error}") from None
+            raise PruningError(f"the run with {words(one.choices)}: {error}") from None
         found.append(known[question])
     return found
 

@@ -38,7 +38,7 @@ def position(config: RunConfig, events: Sequence[Mapping[str, Any]]) -> Position
 def _position(config: RunConfig, event: Mapping[str, Any]) -> Position | None:
     """Where the run stood at this event; None if the event does not tell."""
     kind, number = event.get("event"), event.get("round")
-    in_round = max(config.finetune_epochs, 1)
+    in_round = max(config.round_epochs, 1)
     total = config.epochs + config.rounds * in_round
     if kind == "result":
         return Position("finishing", 1.0, True)
@@ -48,7 +48,7 @@ def _position(config: RunConfig, event: Mapping[str, Any]) -> Position | None:
         number, kind = event["rounds"], "round"
     if number is not None:
         before = config.epochs + (number - 1) * in_round
-        done = in_round if kind == "round" else min(_epochs(event), in_round)
+        done = in_round if kind == "round" else max(_epochs(event) - config.round_first_epoch, 0)
         return Position(f"round {max(number, 1)} of {config.rounds}", (before + done) / total, True)
     if event.get("phase") == "dense":
         return Position("dense training", _epochs(event) / total, False)
@@ -56,7 +56,7 @@ def _position(config: RunConfig, event: Mapping[str, Any]) -> Position | None:
 
 
 def _epochs(event: Mapping[str, Any]) -> float:
-    """Epochs of the current training that were done at an event of a training; 0 at any other."""
+    """The number of epochs that the current training counted as done at an event of a training; 0 at any other."""
     if event.get("event") == "batch":
         return float(event["epoch"] - 1 + event["batch"] / event["batches"])
     return float(event.get("epoch", 0))
