@@ -294,14 +294,38 @@ def test_published_results_stand_behind_the_same_data_set_and_network_only(page:
 def test_series_are_told_apart_by_every_option_that_differs(tmp_path: Path) -> None:
     save(tmp_path, record(80, finetune_lr=0.05, seed=0))
     save(tmp_path, record(81, finetune_lr=0.01, seed=0))
-    save(tmp_path, record(82, finetune="rewind", seed=0))
+    save(tmp_path, record(82, finetune="reinit", seed=0))
     (task,) = tasks_of(tmp_path)
     assert sorted(series.label for series in task.series) == [
         "global_mag, go_on, finetune_lr 0.01",
         "global_mag, go_on, finetune_lr 0.05",
-        "global_mag, rewind, finetune_lr 0.05",
+        "global_mag, reinit, finetune_lr 0.05",
     ]
     assert "differ in options that are not compared: finetune_lr (0.01, 0.05)" in one_line(task.warnings)
+
+
+def test_a_trajectory_with_more_rounds_the_farther_it_goes_is_one_curve(tmp_path: Path) -> None:
+    for method in ("global_mag", "random"):
+        for compression, rounds in ((2, 1), (4, 2), (8, 3)):
+            save(tmp_path, record(80, method=method, compression=compression, rounds=rounds, seed=0))
+    (task,) = tasks_of(tmp_path)
+    assert [series.label for series in task.series] == ["global_mag", "random"]
+    for series in task.series:
+        assert [(point.target.value, point.settings["rounds"]) for point in series.points] == [
+            (2, 1),
+            (4, 2),
+            (8, 3),
+        ]
+        assert series.settings["rounds"] == [1, 2, 3]
+    assert not any("budgets" in warning for warning in task.warnings)
+
+
+def test_rounds_that_differ_at_one_target_tell_curves_apart(tmp_path: Path) -> None:
+    for compression, rounds in ((2, 1), (4, 1), (4, 2)):
+        save(tmp_path, record(80, compression=compression, rounds=rounds, seed=0))
+    (task,) = tasks_of(tmp_path)
+    assert [series.label for series in task.series] == ["global_mag, rounds 1", "global_mag, rounds 2"]
+    assert "4x: fine-tuning budgets differ: 3, 6 epochs in all" in one_line(task.warnings)
 
 
 def test_where_a_run_was_made_and_kept_makes_no_point_of_its_own(tmp_path: Path) -> None:

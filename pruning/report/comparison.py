@@ -122,8 +122,7 @@ def compare(a: Selection, b: Selection) -> Comparison:
     common = [name for name in groups_a if name in groups_b]
     if not common:
         raise PruningError(_nothing_common(a, b, runs_a, runs_b, options))
-    settings = [{**groups_a[name][0].settings, **dict.fromkeys(options)} for name in common]
-    varying = differing(settings)
+    varying = _telling([groups_a[name][0] for name in common], options)
     rows = [_row(groups_a[name], groups_b[name], varying) for name in common]
     differences = {name: _values(runs_a, name) + _values(runs_b, name) for name in options}
     used = [run for name in common for run in (*groups_a[name], *groups_b[name])]
@@ -201,7 +200,15 @@ def _groups(runs: Sequence[Run], options: Sequence[str]) -> dict[str, list[Run]]
     return groups
 
 
-def _row(runs_a: Sequence[Run], runs_b: Sequence[Run], varying: dict[str, list[Any]]) -> Row:
+def _telling(firsts: Sequence[Run], options: Sequence[str]) -> set[str]:
+    """The settings, besides `options`, in which rows of the same target differ; by the first run of each row."""
+    at: dict[Target, list[dict[str, Any]]] = {}
+    for run in firsts:
+        at.setdefault(run.target, []).append({**run.settings, **dict.fromkeys(options)})
+    return {name for settings in at.values() for name in differing(settings)}
+
+
+def _row(runs_a: Sequence[Run], runs_b: Sequence[Run], varying: set[str]) -> Row:
     by_seed = {run.seed: run.final.top1 for run in runs_b}
     differences = [run.final.top1 - by_seed[run.seed] for run in runs_a if run.seed in by_seed]
     return Row(

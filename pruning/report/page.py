@@ -170,7 +170,7 @@ def _conditions(tasks: Sequence[Task]) -> str:
         settings = [series.settings for series in task.series]
         varied = set(differing(settings))
         rows = [[name, values] for name, values in conditions(settings) if name not in varied]
-        parts.append(f"<details><summary>Options of {escape(task.title)}, the same in all its runs</summary>")
+        parts.append(f"<details><summary>Options of {escape(task.title)} that all its curves share</summary>")
         parts.append(_words(["option", "value"], rows) + "</details>")
     return "\n".join([*parts, "</section>"])
 

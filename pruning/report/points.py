@@ -24,6 +24,7 @@ from pruning.report.runs import (
 )
 from pruning.statistics import Summary, summarise
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 METRICS: dict[str, Callable[[Run], float | None]] = {
@@ -57,6 +58,10 @@ class Point:
     runs: tuple[Run, ...]
 
     @property
+    def settings(self) -> dict[str, Any]:
+        return self.runs[0].settings
+
+    @property
     def seeds(self) -> list[int]:
         return sorted(run.seed for run in self.runs)
 
@@ -86,7 +91,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: the same options at several targets. Points are in the order of their sparsity."""
+    """One curve: the same options at several targets. Points are in the order of their sparsity.
+
+    Along a curve only the number of rounds may grow with the target; `settings` then has the list of these numbers.
+    """
 
     label: str
     settings: dict[str, Any]
@@ -150,13 +158,33 @@ def arrange(runs: Sequence[Run]) -> list[Task]:
 
 
 def _task(name: tuple[str, str], runs: Sequence[Run]) -> Task:
-    by_settings = sorted(_grouped(runs, lambda run: key(run.settings)).values(), key=_series_order)
-    varying = differing(found[0].settings for found in by_settings)
+    curves = sorted(_curves(runs), key=_series_order)
+    settings = [_settings(curve) for curve in curves]
+    varying = differing(settings)
     series = tuple(
-        Series(_label(found[0].settings, varying), found[0].settings, _points(found)) for found in by_settings
+        Series(_label(one, varying), one, _points(curve)) for one, curve in zip(settings, curves, strict=True)
     )
     dense = _dense(runs)
     return Task(*name, series, dense, list(_warnings(", ".join(name), runs, series, dense)))
+
+
+def _curves(runs: Iterable[Run]) -> list[list[Run]]:
+    """The runs of each curve: with the same settings, or where every target has its own rounds, all but these."""
+    curves: list[list[Run]] = []
+    for alike in _grouped(runs, lambda run: key({**run.settings, "rounds": None})).values():
+        at_targets = _grouped(alike, lambda run: run.target).values()
+        along = all(len({_rounds(run) for run in found}) == 1 for found in at_targets)
+        curves += [alike] if along else _grouped(alike, lambda run: key(run.settings)).values()
+    return curves
+
+
+def _settings(curve: Sequence[Run]) -> dict[str, Any]:
+    rounds = sorted({_rounds(run) for run in curve})
+    return curve[0].settings if len(rounds) == 1 else {**curve[0].settings, "rounds": rounds}
+
+
+def _rounds(run: Run) -> int:
+    return int(run.settings.get("rounds", 1))
 
 
 def _series_order(runs: Sequence[Run]) -> tuple[bool, str, str]:
@@ -194,11 +222,13 @@ def _warnings(
     other = {name: values for name, values in different.items() if name not in COMPARED}
     if other:
         yield f"{where}: records differ in options that are not compared: {listing(other)}."
-    budgets = sorted({_finetuning_epochs(one.settings) for one in series} - {None})
-    if len(budgets) > 1:
-        yield f"{where}: fine-tuning budgets differ: {', '.join(map(str, budgets))} epochs in all."
-    yield from environment_warning(runs, where)
     points = [point for one in series for point in one.points]
+    for target, found in _grouped(points, lambda point: point.target).items():
+        budgets = sorted({_finetuning_epochs(point.settings) for point in found} - {None})
+        if len(budgets) > 1:
+            epochs = ", ".join(map(str, budgets))
+            yield f"{where}, {target}: fine-tuning budgets differ: {epochs} epochs in all."
+    yield from environment_warning(runs, where)
     single = sum(len(point.runs) == 1 for point in points)
     if single:
         yield f"{where}: {single} of {len(points)} points have one seed only: no spread, and nothing to conclude from."
@@ -232,10 +262,10 @@ def record_warnings(runs: Iterable[Run]) -> list[str]:
     return [f"{message} ({count} run{'s' if count > 1 else ''})" for message, count in counts.items()]
 
 
-def _grouped(runs: Iterable[Run], by: Callable[[Run], T]) -> dict[T, list[Run]]:
-    groups: dict[T, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(by(run), []).append(run)
+def _grouped(items: Iterable[Item], by: Callable[[Item], T]) -> dict[T, list[Item]]:
+    groups: dict[T, list[Item]] = {}
+    for item in items:
+        groups.setdefault(by(item), []).append(item)
     return groups
 
 

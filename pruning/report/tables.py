@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.report.points import COMPARED, METRICS, Dense, Point, Series, Task
+from pruning.report.points import COMPARED, METRICS, Dense, Point, Task
 from pruning.report.runs import Target, differing, plain
 from pruning.statistics import Summary
 
@@ -88,13 +88,13 @@ def point_rows(tasks: Sequence[Task]) -> tuple[list[str], list[dict[str, Any]]]:
     every = [(task, series, point) for task in tasks for series in task.series for point in series.points]
     options = list(dict.fromkeys([*COMPARED, *differing(series.settings for _, series, _ in every)]))
     options = [name for name in options if name not in ("dataset", "arch")]
-    rows = [_row(task, series, point, options) for task, series, point in every]
+    rows = [_row(task, point, options) for task, _, point in every]
     return list(dict.fromkeys(name for row in rows for name in row)), rows
 
 
-def _row(task: Task, series: Series, point: Point, options: Sequence[str]) -> dict[str, Any]:
+def _row(task: Task, point: Point, options: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"dataset": task.dataset, "arch": task.arch}
-    row |= {name: series.settings.get(name) for name in options}
+    row |= {name: point.settings.get(name) for name in options}
     row |= {"target_kind": point.target.kind, "target": point.target.value, "seeds": len(point.runs)}
     every = {name: point.summaries.get(name) for name in METRICS}
     every |= {f"measured_speedup ({name})": summary for name, summary in point.measured.items()}
