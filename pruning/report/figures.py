@@ -34,6 +34,7 @@ LEGEND_ROW = 0.2  # inches
 WIDEST = 6.5  # inches that still are legible in a column of the page
 LONGEST_TITLE = 46  # characters
 FAR, NEAR = 10.0, 5.0  # percentage points below dense: worth a closer look at the top, and what that shows
+HEADROOM = 0.3  # percentage points above all that a closer look shows
 MOST_CELL_TEXTS = 40  # layers; with more, a cell is too low for a number
 STYLE = {
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
@@ -200,8 +201,8 @@ def _accuracy(
     panel.set_ylabel(f"{name} accuracy (%)")
     panel.set_title(_short(task.title), fontsize="medium")
     _ratio_axis(panel)
-    top = panel.get_ylim()[1]
-    panel.set_ylim(floor, min(top, 100.5) if top > 100 else None)
+    top = panel.get_ylim()[1] if floor is None else panel.dataLim.y1 + HEADROOM
+    panel.set_ylim(floor, min(top, 100.5))
     _legend_below(figure, panel)
     closer = ", near dense" if floor is not None else ""
     caption = (
@@ -362,7 +363,9 @@ def _write_cells(panel: Axes, cells: Sequence[Sequence[float]]) -> None:
         for x, percent in enumerate(row):
             if not math.isnan(percent):
                 colour = "white" if percent < 55 else "black"
-                panel.text(x, y, f"{percent:.0f}", ha="center", va="center", color=colour, fontsize=8)
+                # Only a layer that is empty has 100.
+                text = ">99" if 99.5 <= percent < 100 else f"{percent:.0f}"
+                panel.text(x, y, text, ha="center", va="center", color=colour, fontsize=8)
 
 
 def _short(title: str) -> str:
