@@ -48,12 +48,9 @@ class SweepConsole(Console):
         runs, failed = plan.runs, len(plan.failed())
         part = "" if whole is plan else f" (of {len(whole.runs):,}: a shard)"
         finished = f"{len(plan.finished)} finished" + (f", {failed} failed before" if failed else "")
-        folder = runs[0].config.runs_dir if runs else ""
-        lines = [
-            ("sweep", f"{file}: {_count(len(runs), 'run')}{part}; {finished}"),
-            ("records", str(folder)),
-            ("at once", _slots(slots, runs)),
-        ]
+        lines = [("sweep", f"{file}: {_count(len(runs), 'run')}{part}; {finished}")]
+        if runs:
+            lines += [("records", str(runs[0].config.runs_dir)), ("at once", _slots(slots, runs))]
         for name, text in lines:
             self._out.print(Text.assemble((f"{name:<10}", "bold"), text), soft_wrap=True)
         self._out.print()

@@ -134,6 +134,10 @@ REFUSED: dict[str, tuple[Mapping[str, Any] | str, str]] = {
         {"grid": {"sparsity": [{"rounds": 1, "compression": 2}]}},
         "does not say which sparsity it is for",
     ),
+    "whether to share": (
+        {"options": {"share_rounds": False}, "grid": SEEDS},
+        "share_rounds has no place in a grid: a sweep shares whatever",
+    ),
     "a name for all": ({"options": {"name": "x"}, "grid": SEEDS}, "name has no place in a grid"),
     "the same run twice": ({"grid": {"seed": [1, 1]}}, "seed 1 twice are the same run"),
     "the same run in two spellings": (

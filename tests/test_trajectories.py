@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Silent, events, outcome, read_result, small_mnist
+from conftest import Silent, events, interrupted_every, outcome, read_result, small_mnist
 
 from pruning.config import RunConfig, resolve
 from pruning.experiment import run
@@ -31,10 +31,10 @@ def done(config: RunConfig, *, fresh: bool = False) -> Path:
 def taken_over(folder: Path) -> int:
     """How many rounds the run did not compute itself, as log and record both say."""
     told = [event["rounds"] for event in events(folder) if event["event"] == "shared"]
-    trained = {event["round"] for event in events(folder) if event.get("phase") == "finetune"}
+    pruned = {event["round"] for event in events(folder) if event["event"] == "pruning"}
     rounds = read_result(folder)["shared_rounds"]
     assert told == [rounds] * (rounds > 0)
-    assert trained == {entry["round"] for entry in read_result(folder)["rounds"][rounds:]}
+    assert pruned == {entry["round"] for entry in read_result(folder)["rounds"][rounds:]}
     return int(rounds)
 
 
@@ -64,6 +64,18 @@ def test_the_outcome_is_that_of_the_run_alone(
     ratio: int, shared: Path, alone: dict[int, dict[str, Any]]
 ) -> None:
     assert outcome(shared / to(ratio, shared).run_name()) == alone[ratio]
+
+
+@pytest.mark.parametrize("policy", ["rewind", "rewind_lr", "distill", "reinit", "none"])
+def test_so_it_is_with_every_policy_stopped_again_and_again(policy: str, runs: Path) -> None:
+    options = {"finetune": policy, "epochs": 2, "seed": 5}
+    expected = outcome(done(to(8, runs, name=f"alone-{policy}", **options)))
+    done(to(4, runs, share_rounds=True, **options))
+    config = to(8, runs, share_rounds=True, **options)
+    assert interrupted_every(7, lambda observer: run(config, observer))
+    folder = runs / config.run_name()
+    assert taken_over(folder) == 2
+    assert outcome(folder) == expected
 
 
 def test_timing_is_what_computing_took(shared: Path) -> None:

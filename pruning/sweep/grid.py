@@ -39,6 +39,7 @@ MOST_RUNS = 10_000
 REFUSED = {
     "name": "every run gets a name of its own, made from its options",
     "runs_dir": "give --runs-dir to the sweep",
+    "share_rounds": "a sweep shares whatever rounds its runs have in common",
     "save_model": "the runs would write to the same file; every run's folder holds its network",
     "save_path": "the runs would write to the same file; every run's folder holds its network",
 }
