@@ -186,7 +186,7 @@ class Pruning(Part):
     prune_every: int | None = Field(
         None,
         ge=1,
-        description="Batches between two prunings of --schedule gradual (default: 20 prunings in all).",
+        description="Batches between two prunings of --schedule gradual (default: about 20 prunings).",
     )
     prune_until: float | None = Field(
         None,

@@ -38,7 +38,7 @@ def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> Table:
         record = done.get(run.name)
         if record is not None:
             key = tuple(str(run.choices.get(name, "")) for name in across)
-            column = str(run.choices[amount]) if amount else "top-1"
+            column = str(run.choices.get(amount, getattr(run.config, amount))) if amount else "top-1"
             top1.setdefault((key, column), []).append(record["final"]["top1"])
             dense.setdefault(key, {})[str(run.dense or run.config.seed)] = record["dense"]["top1"]
     keys = list(dict.fromkeys(key for key, _ in top1))

@@ -2,7 +2,8 @@
 
 Whoever works on a run holds its claim (a lock file, which the run's process inherits), so that two sweeps on the same
 runs share the work, on one machine or on several that share the folder. What was done is read from the records alone:
-a sweep that is started again goes on where it was, whatever became of it.
+a sweep that is started again goes on where it was, whatever became of it. When its own process is killed outright, the
+runs that it had started go on to their ends; one that is started meanwhile leaves these to them.
 """
 
 from __future__ import annotations
