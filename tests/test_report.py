@@ -24,6 +24,7 @@ from pruning.report.figures import COLOURS, series_styles
 from pruning.report.points import Task, arrange, record_warnings
 from pruning.report.runs import read
 from pruning.report.survey import published
+from pruning.report.tables import overview, spread
 
 METRICS = ("top1", "top5", "loss", "sparsity", "compression_ratio", "theoretical_speedup")
 NASTY = "nets/--><script>alert('$x_1$')</script>&.py:net"
@@ -220,6 +221,20 @@ def test_the_tables_for_papers_hold_the_same_means(records: Path, written: repor
         assert "$" + _cell(values).replace(" ± ", r" \pm ") + "$" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 12
     assert r"--><script>alert('\$x\_1\$')</script>\&.py" in latex
+
+
+def test_the_dense_network_stands_under_no_target(tmp_path: Path) -> None:
+    grid(tmp_path)
+    (task,) = tasks_of(tmp_path)
+    table = overview(task, "top1")
+    assert table.columns == ["", "seeds", "dense", "sparsity 50 %", "sparsity 90 %", "sparsity 98 %"]
+    *series, dense = table.rows
+    assert {row[2] for row in series} == {""}
+    assert dense[3:] == ["", "", ""]
+    assert dense[2] == spread(task.dense[0].summaries["top1"])
+    ratios = overview(task, "compression_ratio")
+    assert ratios.columns == ["", "seeds", *table.columns[3:]]
+    assert {len(row) for row in ratios.rows} == {len(ratios.columns)}
 
 
 def test_no_file_says_nan_or_infinity(written: report.Report) -> None:

@@ -55,7 +55,9 @@ def spread(summary: Summary | None) -> str | Spread:
 
 
 def overview(task: Task, metric: str) -> Table:
-    """Series against targets, for one metric; below them the dense networks where they have it."""
+    """Series against targets, for one metric; below them, in a column of their own, dense networks that have it."""
+    controls = [dense for dense in task.dense if metric in dense.summaries]
+    beside = ["dense"] if controls else []
     rows: list[list[str | Spread]] = []
     for series in task.series:
         by_target = {point.target: point for point in series.points}
@@ -63,12 +65,12 @@ def overview(task: Task, metric: str) -> Table:
             spread(by_target[target].summaries.get(metric)) if target in by_target else "-"
             for target in task.targets
         ]
-        rows.append([series.label, _seeds([len(point.runs) for point in series.points]), *cells])
-    for dense in task.dense:
-        if metric in dense.summaries:
-            cell = spread(dense.summaries[metric])
-            rows.append([dense.label, str(len(dense.by_seed)), cell, *[""] * (len(task.targets) - 1)])
-    return Table(f"{task.title}: {SHOWN[metric]}", ["", "seeds", *map(_heading, task.targets)], rows)
+        seeds = _seeds([len(point.runs) for point in series.points])
+        rows.append([series.label, seeds, *([""] * len(beside)), *cells])
+    for dense in controls:
+        cell = spread(dense.summaries[metric])
+        rows.append([dense.label, str(len(dense.by_seed)), cell, *([""] * len(task.targets))])
+    return Table(f"{task.title}: {SHOWN[metric]}", ["", "seeds", *beside, *map(_heading, task.targets)], rows)
 
 
 def _heading(target: Target) -> str:
