@@ -44,7 +44,10 @@ figure h4 { margin: 0 0 .5rem; font-size: .95rem; }
 figcaption { margin-top: .5rem; }
 @media (max-width: 600px) { main { padding: 1rem .6rem 3rem; } figure { padding: .5rem .3rem; } .plot { padding: 0; }
   figure h4, figcaption { margin-left: .3rem; } }
-.scroll { overflow-x: auto; margin: .5rem 0 1rem; }
+/* A shadow at the edge while there is more to scroll to, covered at the end by what scrolls along. */
+.scroll { overflow-x: auto; margin: .5rem 0 1rem; background:
+  linear-gradient(to left, var(--back) 40%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--line), transparent) right / .7rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .7rem .28rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   vertical-align: top; }
