@@ -469,12 +469,15 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         return self
 
     @model_validator(mode="after")
-    def _search_is_alone(self) -> Self:
-        if self.max_drop is not None and self.share_rounds:
-            raise PruningError(
-                "--max-drop decides on each round by the one before, so there is no common beginning to share; "
-                "leave --share-rounds out."
+    def _rounds_to_share(self) -> Self:
+        within = SCHEDULES.entry(self.schedule).about.get("within", False)
+        if self.share_rounds and (within or self.max_drop is not None):
+            why = (
+                f"--schedule {self.schedule} goes to its own end from the first pruning on"
+                if within
+                else "--max-drop decides on each round by the one before"
             )
+            raise PruningError(f"{why}, so there is no common beginning to share; leave --share-rounds out.")
         return self
 
     @property

@@ -140,6 +140,7 @@ def test_searches_that_make_no_run(options: dict[str, Any], sentence: str) -> No
         ({"schedule": "cubic", "prune_every": 5}, "--prune-every is for prunings inside the fine-tuning"),
         ({"rounds": 2}, "gradual has 1 round, but --rounds is 2"),
         ({"structure": "2:4", "method": "layer_mag"}, "--structure 2:4 removes all at once"),
+        ({"share_rounds": True}, "gradual goes to its own end .* no common beginning to share"),
     ],
 )
 def test_prunings_inside_a_training_that_make_no_run(options: dict[str, Any], sentence: str) -> None:
