@@ -179,6 +179,7 @@ BAD = {
     "accuracy as text": _with({"final.top1": "80"}),
     "accuracy above 100": _with({"dense.top1": 101}),
     "no seed": _with({"config.seed": None}),
+    "rounds in words": _with({"config.rounds": "three"}),
     "no amount": _with({"config.sparsity": None}),
     "amount as text": _with({"config.sparsity": "0.9"}),
     "measured nothing": _with({"measured": {"batches": [{"batch_size": 1, "networks": {"dense": {}}}]}}),

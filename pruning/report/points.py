@@ -184,7 +184,8 @@ def _settings(curve: Sequence[Run]) -> dict[str, Any]:
 
 
 def _rounds(run: Run) -> int:
-    return int(run.settings.get("rounds", 1))
+    rounds: int = run.settings.get("rounds", 1)
+    return rounds
 
 
 def _series_order(runs: Sequence[Run]) -> tuple[bool, str, str]:

@@ -68,12 +68,13 @@ class _Measured(_Part):
 
 
 class _Config(_Part):
-    """The options that must be there; all others are kept as they are."""
+    """The options that must be what they should be; all others are kept as they are."""
 
     dataset: str
     arch: str
     method: str
     seed: int
+    rounds: int = 1
 
 
 class _Amount(_Part):
