@@ -70,14 +70,19 @@ def _sample(sources: Sequence[Source], total: int) -> Tensor:
     There are total^(2/3) / 3 of them, which balances the work of looking at them against that of selecting in the
     bracket.
     """
-    wanted = total ** (2 / 3) / 3
-    drawn = []
-    for source in sources:
-        stretch = torch.arange(ceil(wanted * source.size / total), dtype=torch.float64)
-        place = (stretch + (stretch * GOLDEN).frac()) * (source.size / len(stretch))
-        positions = place.long().clamp_(max=source.size - 1)
-        drawn.append(source.at(positions.to(source.device)).to(sources[0].device))
-    return torch.cat(drawn)
+    wanted = ceil(total ** (2 / 3) / 3)
+    stretch = torch.arange(wanted, dtype=torch.float64)
+    places = ((stretch + (stretch * GOLDEN).frac()) * (total / wanted)).long().clamp_(max=total - 1)
+    ends = torch.tensor([source.size for source in sources]).cumsum(0)
+    of_each = places.tensor_split(torch.searchsorted(places, ends[:-1]))
+    begins = [0, *ends.tolist()]
+    return torch.cat(
+        [
+            source.at((positions - begin).to(source.device)).to(sources[0].device)
+            for source, begin, positions in zip(sources, begins, of_each, strict=False)
+            if positions.numel()
+        ]
+    )
 
 
 def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, float]:
@@ -105,8 +110,8 @@ class Pile:
         self._length = 0
 
     def add(self, values: Tensor) -> None:
-        end = self._length + len(values)
-        if end > len(self._room):
+        end = self._length + values.shape[0]
+        if end > self._room.shape[0]:
             larger = torch.empty(2 * end, dtype=self._room.dtype, device=self._room.device)
             larger[: self._length] = self.values
             self._room = larger
@@ -140,7 +145,7 @@ def _split(sources: Sequence[Source], masks: list[Tensor], low: float, high: flo
             above.append(number)
             scores_inside.add(scores.index_select(0, found))
             positions.add(found.add_(where.start))
-            count += len(found)
+            count += found.shape[0]
         counts.append(count)
     below = sum(source.size for source in sources) - sum(int(number) for number in above)
     return below, Inside(scores_inside.values, positions.values, counts)
