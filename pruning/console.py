@@ -349,45 +349,43 @@ def _rounds_table(result: Mapping[str, Any]) -> Table:
 
 
 def _comparison_table(result: Mapping[str, Any]) -> Table:
-    dense, final = result["dense"], result["final"]
+    """Dense against pruned and, where removed filters were taken out, the network that is truly smaller."""
+    shrunk = result.get("shrunk", {})
+    accuracies = [result["dense"], result["final"]]  # the shrunk network's outputs are the pruned one's
+    entries = [*accuracies, *([shrunk] if shrunk else [])]
     table = Table(
         title="dense against pruned", title_justify="left", box=None, pad_edge=False, header_style="bold"
     )
     table.add_column("")
-    table.add_column("dense", justify="right")
-    table.add_column("pruned", justify="right")
+    for name in ("dense", "pruned", "shrunk")[: len(entries)]:
+        table.add_column(name, justify="right")
     rows = [
-        ("top-1", *(f"{entry['top1']:.2f} %" for entry in (dense, final))),
-        ("top-5", *(f"{entry['top5']:.2f} %" for entry in (dense, final))),
-        ("loss", *(f"{entry['loss']:.4f}" for entry in (dense, final))),
-        ("sparsity", *(_percent(entry["sparsity"]) for entry in (dense, final))),
-        ("compression ratio", *(_times(entry["compression_ratio"]) for entry in (dense, final))),
-        ("theoretical speedup*", *(_times(entry["theoretical_speedup"]) for entry in (dense, final))),
-        ("non-zero parameters", *(f"{entry['nonzero_parameters']:,}" for entry in (dense, final))),
-        ("multiply-adds", *(f"{entry['nonzero_macs']:,}" for entry in (dense, final))),
+        ("top-1", *(f"{entry['top1']:.2f} %" for entry in accuracies)),
+        ("top-5", *(f"{entry['top5']:.2f} %" for entry in accuracies)),
+        ("loss", *(f"{entry['loss']:.4f}" for entry in accuracies)),
+        ("sparsity", *(_percent(entry["sparsity"]) for entry in accuracies)),
+        ("compression ratio", *(_times(entry["compression_ratio"]) for entry in entries)),
+        ("theoretical speedup*", *(_times(entry["theoretical_speedup"]) for entry in entries)),
+        ("non-zero parameters", *(f"{entry['nonzero_parameters']:,}" for entry in entries)),
+        ("multiply-adds", *(f"{entry['nonzero_macs']:,}" for entry in entries)),
     ]
-    if "validation_top1" in dense:
-        rows.insert(
-            1, ("validation top-1", *(f"{entry['validation_top1']:.2f} %" for entry in (dense, final)))
-        )
+    if "validation_top1" in result["dense"]:
+        rows.insert(1, ("validation top-1", *(f"{entry['validation_top1']:.2f} %" for entry in accuracies)))
     for batch in result.get("measured", {}).get("batches", []):
-        networks = batch["networks"]
-        rows.append(
-            (
-                f"measured speedup, batch {batch['batch_size']}",
-                *(_times(networks[name]["measured_speedup"]) for name in ("dense", "pruned")),
-            )
-        )
-        rows.append(
-            (
-                f"latency, batch {batch['batch_size']}",
-                *(f"{networks[name]['median_ms']:.3g} ms" for name in ("dense", "pruned")),
-            )
-        )
-    rows.append(("bytes stored", *(f"{result['bytes'][name]:,}" for name in ("dense_bytes", "stored_bytes"))))
+        networks, number = batch["networks"].values(), batch["batch_size"]
+        rows += [
+            (f"measured speedup, batch {number}", *(_times(one["measured_speedup"]) for one in networks)),
+            (f"latency, batch {number}", *(f"{one['median_ms']:.3g} ms" for one in networks)),
+        ]
+    stored = [result["bytes"]["dense_bytes"], result["bytes"]["stored_bytes"]]
+    if shrunk:
+        stored.append(shrunk["stored_bytes"])
+    rows.append(("bytes stored", *(f"{number:,}" for number in stored)))
     for row in rows:
         table.add_row(*row)
     table.caption = "* multiply-adds that remain, on paper: zeros alone make no network faster"
+    if shrunk:
+        table.caption += "\nshrunk: the pruned network without its removed filters, its outputs the same"
     table.caption_justify = "left"
     return table
 
