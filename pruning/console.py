@@ -190,21 +190,40 @@ class Console:
             f"outputs differ by at most {export.difference:.2g}"
         )
         details = dict(export.details)
-        measured, layers = details.pop("measured", None), details.pop("layers", None)
+        measured, layers, widths = (details.pop(name, None) for name in ("measured", "layers", "widths"))
+        left = details.pop("left", {})
         for name, value in details.items():
             self.note(
                 f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value}"
             )
+        if widths:
+            rows = [[name, *map(str, pair)] for name, pair in widths.items()]
+            self.table("channels taken out", ["layer", "before", "now"], rows)
+        elif widths is not None:
+            self.note("No channel could be taken out: the network is as large as before.")
+        for name, reason in left.items():
+            self.note(f"{name}: {reason}")
         if layers:
-            rows = [
-                [name, layer["form"], *(_milliseconds(layer.get(time)) for time in ("dense_ms", "sparse_ms"))]
-                for name, layer in layers.items()
-            ]
             self.table(
-                "layers, each in its faster form at batch 1", ["layer", "chosen", "dense", "sparse"], rows
+                "linear layers at batch 1, each in its faster form",
+                ["layer", "chosen", "dense", "sparse", "measured speedup"],
+                [
+                    [
+                        name,
+                        layer["form"],
+                        *(_milliseconds(layer.get(time)) for time in ("dense_ms", "sparse_ms")),
+                        _times(layer["measured_speedup"]),
+                    ]
+                    for name, layer in layers.items()
+                ],
             )
         if measured:
             self.latencies(measured)
+            self.note(_gain(*measured["batches"][0]["networks"].values()))
+        elif layers is not None:
+            self.note(
+                "There is no linear layer, and convolutions do not run from their non-zero weights: no gain in speed."
+            )
 
     def timings(self, section: Any) -> None:
         """A section of `bench`: who took how long, beside the first."""
@@ -388,6 +407,13 @@ def _comparison_table(result: Mapping[str, Any]) -> Table:
         table.caption += "\nshrunk: the pruned network without its removed filters, its outputs the same"
     table.caption_justify = "left"
     return table
+
+
+def _gain(dense: Mapping[str, float], sparse: Mapping[str, float]) -> str:
+    """Whether a network is faster than another one, by more than the spread of the times."""
+    if sparse["upper_quartile_ms"] < dense["lower_quartile_ms"]:
+        return f"At batch 1 this network is {sparse['measured_speedup']:.2f} times as fast as with dense tensors here."
+    return "At batch 1 there is no gain in speed here beyond the spread of the times: what is saved is bytes."
 
 
 def _milliseconds(milliseconds: float | None) -> str:
