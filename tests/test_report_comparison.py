@@ -108,14 +108,14 @@ def test_methods_are_compared_only_where_all_other_options_agree(tmp_path: Path)
 
 def test_folders_are_compared_in_whatever_separates_them(tmp_path: Path) -> None:
     for seed in range(3):
-        for folder, policy, top1 in (("a", "go_on", 80.0), ("b", "rewind", 82.0)):
+        for folder, policy, top1 in (("a", "go_on", 80.0), ("b", "reinit", 82.0)):
             for method in ("global_mag", "layer_mag"):
                 save(tmp_path / folder, record(top1 + 0.1 * seed, seed=seed, finetune=policy, method=method))
     comparison = sides(tmp_path, "a", "b")
-    assert comparison.differences == {"finetune": ["go_on", "rewind"]}
+    assert comparison.differences == {"finetune": ["go_on", "reinit"]}
     assert [row.where for row in comparison.rows] == ["global_mag", "layer_mag"]
     assert set(verdicts(comparison)) == {"b is better"}
-    assert notes(comparison)[0] == "What differs: finetune (go_on, rewind)."
+    assert notes(comparison)[0] == "What differs: finetune (go_on, reinit)."
 
 
 def test_other_data_sets_or_networks_are_never_paired(tmp_path: Path) -> None:

@@ -347,6 +347,7 @@ def test_the_summary_has_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
 # --- processes ----------------------------------------------------------------------------------------------------
 
 NET = """
+import time
 from pathlib import Path
 
 from torch import nn
@@ -361,6 +362,8 @@ class Net(nn.Module):
         zeros = (self.inner.weight == 0).float().mean()
         if zeros > 0.7 and Path("broken").exists():
             raise RuntimeError("it broke in round 2")
+        if Path("slow").exists():
+            time.sleep(0.2)
         return self.outer(self.inner(images.flatten(1)).relu())
 """
 SWEEP = {
@@ -426,10 +429,12 @@ def test_two_at_once_then_failed_retried_and_stopped(
     assert "it broke in round 2" in said
     assert "2 of 3 runs done\n" in said
 
-    # Retried and stopped on the way, the run saves; then it goes on.
+    # Retried and stopped on the way, the run saves; then it goes on. (Slow, or it might be done before it is stopped.)
+    (tmp_path / "slow").touch()
     with ThreadPoolExecutor() as threads:
         threads.submit(stop_at_resumption, failing)
         assert _exit_code([*sweep, "--retry"]) == 128 + signal.SIGTERM
+    (tmp_path / "slow").unlink()
     assert not failing.files.run.result.exists()
     assert _exit_code(sweep) == 0
     assert "3 of 3 runs done, 1 of them now" in capsys.readouterr().out
