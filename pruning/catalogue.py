@@ -28,9 +28,7 @@ def _methods() -> Rows:
         about = SCORES.entry(score).about
         needs = ", ".join(about.get("needs", ())) or "weights only"
         structures = ", ".join(about.get("structures", ())) or "all"
-        rows.append(
-            [name, allocation, SCORES.entry(score).summary, needs, structures, about.get("source", "")]
-        )
+        rows.append([name, allocation, score, needs, structures, about.get("source", "")])
     return ["method", "compared", "score", "needs", "structures", "source"], rows
 
 

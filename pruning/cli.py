@@ -197,20 +197,14 @@ def measure(
 ) -> None:
     """Time a run's pruned network beside the dense one on this machine; and the shrunk one, if filters are removed."""
     from pruning.measure import latency
-    from pruning.preparation import new_network, reopen, shrunk_twin
+    from pruning.preparation import networks_to_time, reopen
 
     console = Console()
     with _watching(console) as watcher:
         session, _ = reopen(records.folder_at(run), watcher)
-        networks = {"dense": new_network(session, session.config.seed), "pruned": session.model}
-        try:
-            shrunk = shrunk_twin(session)
-        except PruningError as error:
-            console.warning(f"The removed filters are timed as zeros only. {error}")
-            shrunk = None
-        if shrunk is not None:
-            networks["shrunk"] = shrunk.model
-        console.latencies(latency.compare(networks, session.data.shape, batch_size or (1, 64), seconds))
+        console.latencies(
+            latency.compare(networks_to_time(session), session.data.shape, batch_size or (1, 64), seconds)
+        )
 
 
 @app.command()

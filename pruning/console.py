@@ -155,8 +155,8 @@ class Console:
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
+        for index, column in enumerate(columns):
+            table.add_column(column, overflow="fold", no_wrap=index == 0)  # a name stays in one piece
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self._out.print(table)
@@ -190,21 +190,40 @@ class Console:
             f"outputs differ by at most {export.difference:.2g}"
         )
         details = dict(export.details)
-        measured, layers = details.pop("measured", None), details.pop("layers", None)
+        measured, layers, widths = (details.pop(name, None) for name in ("measured", "layers", "widths"))
+        left = details.pop("left", {})
         for name, value in details.items():
             self.note(
                 f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value}"
             )
+        if widths:
+            rows = [[name, *map(str, pair)] for name, pair in widths.items()]
+            self.table("channels taken out", ["layer", "before", "now"], rows)
+        elif widths is not None:
+            self.note("No channel could be taken out: the network is as large as before.")
+        for name, reason in left.items():
+            self.note(f"{name}: {reason}")
         if layers:
-            rows = [
-                [name, layer["form"], *(_milliseconds(layer.get(time)) for time in ("dense_ms", "sparse_ms"))]
-                for name, layer in layers.items()
-            ]
             self.table(
-                "layers, each in its faster form at batch 1", ["layer", "chosen", "dense", "sparse"], rows
+                "linear layers at batch 1, each in its faster form",
+                ["layer", "chosen", "dense", "sparse", "measured speedup"],
+                [
+                    [
+                        name,
+                        layer["form"],
+                        *(_milliseconds(layer.get(time)) for time in ("dense_ms", "sparse_ms")),
+                        _times(layer["measured_speedup"]),
+                    ]
+                    for name, layer in layers.items()
+                ],
             )
         if measured:
             self.latencies(measured)
+            self.note(_gain(*measured["batches"][0]["networks"].values()))
+        elif layers is not None:
+            self.note(
+                "There is no linear layer, and convolutions do not run from their non-zero weights: no gain in speed."
+            )
 
     def timings(self, section: Any) -> None:
         """A section of `bench`: who took how long, beside the first."""
@@ -349,47 +368,52 @@ def _rounds_table(result: Mapping[str, Any]) -> Table:
 
 
 def _comparison_table(result: Mapping[str, Any]) -> Table:
-    dense, final = result["dense"], result["final"]
+    """Dense against pruned and, where removed filters were taken out, the network that is truly smaller."""
+    shrunk = result.get("shrunk", {})
+    accuracies = [result["dense"], result["final"]]  # the shrunk network's outputs are the pruned one's
+    entries = [*accuracies, *([shrunk] if shrunk else [])]
     table = Table(
         title="dense against pruned", title_justify="left", box=None, pad_edge=False, header_style="bold"
     )
     table.add_column("")
-    table.add_column("dense", justify="right")
-    table.add_column("pruned", justify="right")
+    for name in ("dense", "pruned", "shrunk")[: len(entries)]:
+        table.add_column(name, justify="right")
     rows = [
-        ("top-1", *(f"{entry['top1']:.2f} %" for entry in (dense, final))),
-        ("top-5", *(f"{entry['top5']:.2f} %" for entry in (dense, final))),
-        ("loss", *(f"{entry['loss']:.4f}" for entry in (dense, final))),
-        ("sparsity", *(_percent(entry["sparsity"]) for entry in (dense, final))),
-        ("compression ratio", *(_times(entry["compression_ratio"]) for entry in (dense, final))),
-        ("theoretical speedup*", *(_times(entry["theoretical_speedup"]) for entry in (dense, final))),
-        ("non-zero parameters", *(f"{entry['nonzero_parameters']:,}" for entry in (dense, final))),
-        ("multiply-adds", *(f"{entry['nonzero_macs']:,}" for entry in (dense, final))),
+        ("top-1", *(f"{entry['top1']:.2f} %" for entry in accuracies)),
+        ("top-5", *(f"{entry['top5']:.2f} %" for entry in accuracies)),
+        ("loss", *(f"{entry['loss']:.4f}" for entry in accuracies)),
+        ("sparsity", *(_percent(entry["sparsity"]) for entry in accuracies)),
+        ("compression ratio", *(_times(entry["compression_ratio"]) for entry in entries)),
+        ("theoretical speedup*", *(_times(entry["theoretical_speedup"]) for entry in entries)),
+        ("non-zero parameters", *(f"{entry['nonzero_parameters']:,}" for entry in entries)),
+        ("multiply-adds", *(f"{entry['nonzero_macs']:,}" for entry in entries)),
     ]
-    if "validation_top1" in dense:
-        rows.insert(
-            1, ("validation top-1", *(f"{entry['validation_top1']:.2f} %" for entry in (dense, final)))
-        )
+    if "validation_top1" in result["dense"]:
+        rows.insert(1, ("validation top-1", *(f"{entry['validation_top1']:.2f} %" for entry in accuracies)))
     for batch in result.get("measured", {}).get("batches", []):
-        networks = batch["networks"]
-        rows.append(
-            (
-                f"measured speedup, batch {batch['batch_size']}",
-                *(_times(networks[name]["measured_speedup"]) for name in ("dense", "pruned")),
-            )
-        )
-        rows.append(
-            (
-                f"latency, batch {batch['batch_size']}",
-                *(f"{networks[name]['median_ms']:.3g} ms" for name in ("dense", "pruned")),
-            )
-        )
-    rows.append(("bytes stored", *(f"{result['bytes'][name]:,}" for name in ("dense_bytes", "stored_bytes"))))
+        networks, number = batch["networks"].values(), batch["batch_size"]
+        rows += [
+            (f"measured speedup, batch {number}", *(_times(one["measured_speedup"]) for one in networks)),
+            (f"latency, batch {number}", *(f"{one['median_ms']:.3g} ms" for one in networks)),
+        ]
+    stored = [result["bytes"]["dense_bytes"], result["bytes"]["stored_bytes"]]
+    if shrunk:
+        stored.append(shrunk["stored_bytes"])
+    rows.append(("bytes stored", *(f"{number:,}" for number in stored)))
     for row in rows:
         table.add_row(*row)
     table.caption = "* multiply-adds that remain, on paper: zeros alone make no network faster"
+    if shrunk:
+        table.caption += "\nshrunk: the pruned network without its removed filters, its outputs the same"
     table.caption_justify = "left"
     return table
+
+
+def _gain(dense: Mapping[str, float], sparse: Mapping[str, float]) -> str:
+    """Whether a network is faster than another one, by more than the spread of the times."""
+    if sparse["upper_quartile_ms"] < dense["lower_quartile_ms"]:
+        return f"At batch 1 this network is {sparse['measured_speedup']:.2f} times as fast as with dense tensors here."
+    return "At batch 1 there is no gain in speed here beyond the spread of the times: what is saved is bytes."
 
 
 def _milliseconds(milliseconds: float | None) -> str:

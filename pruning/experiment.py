@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning import machine, records, run_files, trajectories
 from pruning.config import RunConfig
@@ -19,8 +19,8 @@ from pruning.dense import recipe as dense_recipe
 from pruning.finetuning import Situation, Tuning
 from pruning.masks import FORMAT as MASKS_FORMAT
 from pruning.masks import Masks
-from pruning.measure import latency, storage
-from pruning.preparation import check_outputs, new_network, prepare
+from pruning.measure import compute, latency, size, storage
+from pruning.preparation import check_outputs, networks_to_time, new_network, prepare
 from pruning.registry import FINETUNINGS
 from pruning.session import Observer, Session
 from pruning.step import plan
@@ -244,12 +244,31 @@ def finish(session: Session) -> dict[str, Any]:
     if config.share_rounds:
         result["shared_rounds"] = progress.shared_rounds
     if config.measure_seconds > 0:
-        networks = {"dense": new_network(session, config.seed), "pruned": session.model}
+        networks = networks_to_time(session)
+        if "shrunk" in networks:
+            result["shrunk"] = weigh_shrunk(networks["shrunk"], session)
         result["measured"] = latency.compare(networks, session.data.shape, seconds=config.measure_seconds)
     session.clock.lap()
     result["timing"] = {stage: progress.timing.get(stage, 0.0) for stage in STAGES}
     session.emit("result", path=str(folder.path), **final)
     return folder.write_result(result)
+
+
+def weigh_shrunk(network: nn.Module, session: Session) -> dict[str, Any]:
+    """What the network without its removed filters comes to, beside the dense one."""
+    dense = session.progress.dense
+    assert dense is not None
+    parameters, macs = size.count(network), compute.trace(network, session.data.shape).remaining(network)
+    left, used = parameters.nonzero_parameters, macs.nonzero_macs
+    return {
+        "compression_ratio": dense["parameters"] / left if left else None,
+        "theoretical_speedup": dense["macs"] / used if used else None,
+        "parameters": parameters.parameters,
+        "nonzero_parameters": left,
+        "macs": macs.macs,
+        "nonzero_macs": used,
+        "stored_bytes": storage.weigh(network.state_dict()).stored_bytes,
+    }
 
 
 def _go_on_from(

@@ -191,7 +191,7 @@ def _write_torch_export(model: nn.Module, images: Tensor, path: Path) -> dict[st
     program = _traced(
         "torch-export",
         lambda example, shapes: torch.export.export(
-            copy.deepcopy(model).cpu(), (example,), dynamic_shapes=(shapes,)
+            _laid_out_plainly(model), (example,), dynamic_shapes=(shapes,)
         ),
         images,
     )
@@ -208,7 +208,7 @@ def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
     program = _traced(
         "onnx",
         lambda example, shapes: torch.onnx.export(
-            copy.deepcopy(model).cpu(),
+            _laid_out_plainly(model),
             (example,),
             dynamo=True,
             dynamic_shapes=(shapes,),
@@ -231,15 +231,19 @@ def _read_onnx(model: nn.Module, images: Tensor, path: Path) -> Outputs:
 
 def _traced(to: str, trace: Callable[[Tensor, dict[int, Any]], Any], images: Tensor) -> Any:
     """What a tracing exporter makes of the network, for batches of any size."""
-    example = images.cpu()[:2]
-    if len(example) == 1:  # tracing takes a batch of one for a constant
-        example = example.repeat(2, 1, 1, 1)
+    # Two, as tracing takes a batch of one for a constant; and of zeros, as the file may keep its example.
+    example = torch.zeros(2, *images.shape[1:], dtype=images.dtype)
     try:
         with _quiet():
             return trace(example, {0: torch.export.Dim.DYNAMIC})
     except Exception as error:  # whatever the tracer ran into in the network's own code
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PruningError(f"The network can't be exported to {to}: {reason}") from error
+
+
+def _laid_out_plainly(model: nn.Module) -> nn.Module:
+    """A copy on the CPU with channels first, as whoever reads the file will have its images."""
+    return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
 
 
 @contextmanager

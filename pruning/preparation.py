@@ -138,6 +138,22 @@ def new_network(session: Session, seed: int) -> nn.Module:
     return build_network(config, session.data, session.device)
 
 
+def networks_to_time(session: Session) -> dict[str, nn.Module]:
+    """The networks whose times tell the gain: "dense", "pruned" and, without its removed filters, "shrunk".
+
+    The last one is there if any could be taken out. Warns if the network cannot be followed to do so.
+    """
+    networks = {"dense": new_network(session, session.config.seed), "pruned": session.model}
+    try:
+        shrunk = shrunk_twin(session)
+    except PruningError as error:
+        session.warn(f"The removed filters are timed as zeros only. {error}")
+        return networks
+    if shrunk is not None and shrunk.widths:
+        networks["shrunk"] = shrunk.model
+    return networks
+
+
 def shrunk_twin(session: Session) -> shrink.Shrunk | None:
     """The session's network with its removed filters taken out for real; None if no filter was removed.
 
@@ -146,8 +162,8 @@ def shrunk_twin(session: Session) -> shrink.Shrunk | None:
     layers = [layer.parameter.detach().transpose(0, output_dimension(layer)) for layer in session.layers]
     if all(bool(weight.flatten(1).any(1).all()) for weight in layers):
         return None
-    images = torch.zeros(2, *session.data.shape, device=session.device)
-    return shrink.shrink(session.model, images)
+    images = torch.randn(2, *session.data.shape, generator=torch.Generator().manual_seed(0))
+    return shrink.shrink(session.model, images.to(session.device))
 
 
 def _first_line(error: Exception) -> str:

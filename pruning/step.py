@@ -103,7 +103,8 @@ def plan(
     groups = ALLOCATIONS.get(allocation)(
         [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers], amount
     )
-    iterations = about.get("iterations", 1)
+    # What keeps a number in every tile does so at once: further steps would find nothing to remove.
+    iterations = about.get("iterations", 1) if fixed_sparsity(structure) is None else 1
     with stage("masking"):
         tiles = None if structure == "weight" else grouping.tiles_of(structure, layers)
         bundles, batches = _bundles(structure, model, layers, batches)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.util import find_spec
-from itertools import pairwise, product
+from itertools import product
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from pruning import Masks, PruningError, methods
 from pruning.allocation import Amount, LayerSize
 from pruning.layers import prunable
 from pruning.models import build
+from pruning.models.vgg_cifar import STAGES
 from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES
 from pruning.step import choose
 
@@ -54,7 +55,7 @@ def network(method: str) -> nn.Module:
 @cache
 def batches() -> list[tuple[Tensor, Tensor]]:
     torch.manual_seed(1)
-    return [(torch.randn(6, 1, 28, 28), torch.randint(10, (6,))) for _ in range(2)]
+    return [(torch.randn(3, 1, 28, 28), torch.randint(10, (3,))) for _ in range(2)]
 
 
 def is_refused(method: str, structure: str) -> str | None:
@@ -70,8 +71,9 @@ def is_refused(method: str, structure: str) -> str | None:
 def test_every_combination_prunes_exactly_or_is_refused_with_its_reason(method: str, structure: str) -> None:
     reason = is_refused(method, structure)
     allocation, score = methods.split(method)
-    slow = SLOW.get(score, []) if allocation != "uniform_plus" else []  # which needs two layers
-    excluded = [*NOT_FITTING.get(structure, []), *slow]
+    excluded = NOT_FITTING.get(structure, [])
+    if not (excluded and allocation == "uniform_plus"):  # which needs two layers
+        excluded = [*excluded, *SLOW.get(score, [])]
     if reason is not None:
         with pytest.raises(PruningError, match=re.escape(reason)):
             choose(
@@ -146,29 +148,41 @@ def test_magnitude_masks_are_those_of_torch_on_five_networks(arch: str, shape: t
 # Collapse
 
 
-def deep() -> nn.Sequential:
-    """Layers of very different width, freshly initialised: a bottleneck in the middle."""
+def quarter_vgg16() -> nn.Sequential:
+    """VGG-16 with batch norm for 100 classes of 32x32 images, a quarter as wide, as SynFlow's authors initialise it."""
     torch.manual_seed(0)
-    widths = [400, 400, 400, 400, 400, 20, 400, 400]
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(400, 10))
+    channels = 3
+    for stage in STAGES[16]:
+        for width in stage:
+            layers += [nn.Conv2d(channels, width // 4, 3, padding=1), nn.BatchNorm2d(width // 4), nn.ReLU()]
+            channels = width // 4
+        layers.append(nn.MaxPool2d(2))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, 100))
+    for layer in prunable(model, prune_classifier=True):
+        nn.init.kaiming_normal_(layer.parameter)
+    return model
 
 
-def emptied(masks: Masks) -> list[str]:
-    return [layer.name for layer in masks.layers() if layer.nonzero == 0]
+def emptied(masks: Masks) -> int:
+    return sum(layer.nonzero == 0 for layer in masks.layers())
 
 
-def test_synflow_empties_no_layer_where_one_shot_magnitude_and_snip_do() -> None:
-    model = deep()
-    with torch.no_grad():
-        model[6].weight.mul_(0.05)  # type: ignore[union-attr, operator]
-    torch.manual_seed(1)
-    data = [(torch.randn(32, 400), torch.randint(10, (32,)))]
-    sparsity = 0.9995
-    assert emptied(choose(model, "global_mag", sparsity))
-    assert emptied(choose(model, "snip", sparsity, batches=data))
-    found = choose(model, "synflow", sparsity, batches=data)
+@pytest.mark.parametrize(("sparsity", "snip_empties"), [(0.999, False), (0.9999, True)])
+def test_synflow_empties_no_layer_of_vgg16_where_one_shot_magnitude_and_snip_do(
+    sparsity: float, snip_empties: bool
+) -> None:
+    """At 99.9 % magnitude empties layers and SNIP does not yet; at 99.99 % both do. SynFlow empties none.
+
+    In full width it is the same: what SynFlow's authors published of three runs on CIFAR-100 (of 14 layers, the
+    classifier included) has at 99.9 % 4 or 5 empty by magnitude and none by SNIP (85 to 160 weights left in the
+    thinnest) or SynFlow (741 to 780); at 99.99 % 8 by magnitude, 1 to 3 by SNIP, none by SynFlow (77 to 84).
+    """
+    model = quarter_vgg16()
+    data = [(torch.randn(64, 3, 32, 32), torch.randint(100, (64,)))]
+    assert emptied(choose(model, "global_mag", sparsity, prune_classifier=True)) > 0
+    by_snip = choose(model, "global_snip", sparsity, batches=data, prune_classifier=True)
+    assert (emptied(by_snip) > 0) == snip_empties
+    found = choose(model, "synflow", sparsity, batches=data, prune_classifier=True)
     assert found.removed == round(sparsity * found.total)
-    assert emptied(found) == []
+    assert emptied(found) == 0

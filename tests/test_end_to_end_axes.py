@@ -55,11 +55,25 @@ def test_fractions_by_kind_of_layer_from_a_file(cli: Cli, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(find_spec("torch_pruning") is None, reason="the extra shrink is not installed")
 def test_filters_are_recorded_and_verified_with_their_biases(cli: Cli, tmp_path: Path) -> None:
-    result = run(cli, tmp_path, "--structure", "filter", "--method", "layer_fpgm", "--sparsity", "0.5")
+    options = (
+        "--structure",
+        "filter",
+        "--method",
+        "layer_fpgm",
+        "--sparsity",
+        "0.5",
+        "--measure-seconds",
+        "0.01",
+    )
+    result = run(cli, tmp_path, *options)
     assert result["final"]["sparsity"] == 0.5
     weights, biases = 54 + 864 + 48_000 + 10_080, 6 + 16 + 120 + 84
     final = result["final"]
     assert final["nonzero_parameters"] == final["parameters"] - (weights + biases) // 2
+    for batch in result["measured"]["batches"]:
+        assert list(batch["networks"]) == ["dense", "pruned", "shrunk"]
+    left = (3 * 9 + 3) + (8 * 3 * 9 + 8) + (8 * 25 * 60 + 60) + (60 * 42 + 42) + (42 * 10 + 10)
+    assert result["shrunk"]["parameters"] == left
     done = cli("verify", str(only_run(tmp_path / "runs")))
     assert done.returncode == 0, done.stdout + done.stderr
     done = cli("measure", str(only_run(tmp_path / "runs")), "--batch-size", "2", "--seconds", "0.01")

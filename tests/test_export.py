@@ -13,8 +13,9 @@ from torch import nn
 
 from pruning import export as exporting
 from pruning import shrink
+from pruning.console import Console
 from pruning.errors import PruningError
-from pruning.export import FORMATS, export
+from pruning.export import FORMATS, Exported, export
 from pruning.models import build
 
 
@@ -32,7 +33,7 @@ def model() -> nn.Module:
 @pytest.fixture
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    sizes = (5, 5, 3)  # the last batch of a test set is a smaller one
+    sizes = (100, 5, 3)  # the last batch of a test set is a smaller one
     return [
         (
             torch.randn(size, 1, 28, 28, generator=generator),
@@ -56,23 +57,57 @@ def test_every_format_comes_back_the_same(
     model.train()
     path = tmp_path / "new folder" / "network.pt2"
     done = export(model, to, path, batches)
-    assert (done.to, done.path, done.images) == (to, path, 13)
-    assert done.bytes == path.stat().st_size > 0
+    assert (done.to, done.path, done.images) == (to, path, 108)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in before.values())
+    assert 0 < done.bytes == path.stat().st_size < weights + 50_000, "no image is in the file"
     assert done.difference <= 1e-4
     correct = sum(int((model.eval()(images).argmax(1) == targets).sum()) for images, targets in batches)
-    assert done.top1 == done.top1_of_file == 100 * correct / 13
+    assert done.top1 == done.top1_of_file == 100 * correct / 108
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     json.dumps(done.details, allow_nan=False)
 
 
 def test_a_sparse_file_says_what_it_saved_and_measured(
-    model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+    model: nn.Module,
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    details = export(model, "sparse", tmp_path / "sparse", batches).details
-    assert details["stored_bytes"] == (tmp_path / "sparse").stat().st_size < details["dense_bytes"]
-    assert set(details["layers"]) == {"fc1", "fc2", "fc3"}
-    assert details["measured"]["batches"][0]["networks"]["sparse"]["measured_speedup"] > 0
+    done = export(model, "sparse", tmp_path / "sparse", batches)
+    assert done.details["stored_bytes"] == (tmp_path / "sparse").stat().st_size < done.details["dense_bytes"]
+    assert set(done.details["layers"]) == {"fc1", "fc2", "fc3"}
+    assert done.details["measured"]["batches"][0]["networks"]["sparse"]["measured_speedup"] > 0
+    Console().exported(done)
+    said = capsys.readouterr().out
+    assert ("times as fast as with dense tensors" in said) != ("there is no gain in speed" in said)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ((2.0, 3.0, 1.0, 1.9), "2.00 times as fast"),
+        ((2.0, 3.0, 1.0, 2.1), "no gain in speed here beyond the spread"),
+        ((2.0, 3.0, 4.0, 5.0), "no gain in speed here beyond the spread"),
+    ],
+)
+def test_a_gain_within_the_spread_is_none(
+    times: tuple[float, float, float, float], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = {
+        name: {
+            "median_ms": 1.0, "lower_quartile_ms": low, "upper_quartile_ms": high, "images_per_second": 1.0,
+            "measured_speedup": 2.0, "peak_memory_bytes": 1,
+        }
+        for name, low, high in (("dense", *times[:2]), ("sparse", *times[2:]))
+    }  # fmt: skip
+    measured = {
+        "device_name": "a machine", "threads": 1, "dtype": "float32",
+        "batches": [{"batch_size": 1, "networks": networks}],
+    }  # fmt: skip
+    details = {"layers": {}, "measured": measured}
+    Console().exported(Exported("sparse", Path("file"), 1, 1, 0.0, 1.0, 1.0, details))
+    assert said in capsys.readouterr().out
 
 
 def test_a_shrunk_file_says_which_widths_it_has(
@@ -151,7 +186,7 @@ def test_masks_must_be_those_of_the_network(
     model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
 ) -> None:
     mask = model.fc1.weight != 0
-    assert export(model, "dense", tmp_path / "network", batches, {"fc1.weight": mask}).images == 13
+    assert export(model, "dense", tmp_path / "network", batches, {"fc1.weight": mask}).images == 108
     with pytest.raises(PruningError, match=r"fc1.weight has weights that its mask removed"):
         export(model, "dense", tmp_path / "network", batches, {"fc1.weight": ~mask})
     with pytest.raises(PruningError, match=r"mask of fc9.weight does not fit"):

@@ -36,7 +36,7 @@ def test_a_score_of_ones_own_prunes_and_is_listed(cli: Cli, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     result = read_result(only_run(tmp_path / "runs"))
     assert result["final"]["sparsity"] == pytest.approx(0.3, abs=1e-4)
-    listed = cli("list", "methods", "--plugin", "my_scores.py").stdout
+    listed = cli("list", "--plugin", "my_scores.py").stdout
     for method in ("global_signed", "layer_signed", "erk_signed"):
         assert f"{method} " in listed
     assert "w: negative weights go first" in listed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -29,6 +30,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "<", ">", "p")
 LINES = ("-", "--", "-.", ":")
 BASELINE_MARKERS = ("x", "+", "1", "2")
+LEGEND_LINE, HEAT_MAP_LINE = 52, 30  # characters
 WIDTH, HEIGHT = 4.8, 3.5  # inches, of the panel and its labels; the legend comes below
 LEGEND_ROW = 0.2  # inches
 WIDEST = 6.5  # inches that still are legible in a column of the page
@@ -299,9 +301,10 @@ def _legend_below(figure: Drawing, panel: Axes) -> None:
     handles = [handle[0] if isinstance(handle, ErrorbarContainer) else handle for handle in shown]
     longest = max(map(len, labels))
     columns = 3 if longest <= 16 else 2 if longest <= 30 else 1
-    rows = math.ceil(len(labels) / columns)
+    wrapped = [_in_lines(label, LEGEND_LINE) for label in labels]
+    rows = math.ceil(sum(label.count("\n") + 1 for label in wrapped) / columns)
     figure.set_size_inches(WIDTH, HEIGHT + LEGEND_ROW * rows)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.legend(handles, wrapped, loc="outside lower center", ncols=columns)
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -327,7 +330,7 @@ def _layers(
     target: Target,
     columns: Sequence[tuple[str, dict[str, float]]],
 ) -> Figure:
-    names = [label for label, _ in columns]
+    names = [_in_lines(label, HEAT_MAP_LINE) for label, _ in columns]
     layers = list(dict.fromkeys(layer for _, found in columns for layer in found))
     figure = drawing(figsize=_heat_map_size(layers, names), layout="constrained")
     panel = figure.add_subplot()
@@ -351,11 +354,15 @@ def _layers(
 
 
 def _heat_map_size(layers: Sequence[str], labels: Sequence[str]) -> tuple[float, float]:
-    """Inches: room for every cell and for the names beside and below."""
-    beside = 0.075 * max(map(len, layers))
-    below = 0.055 * max(map(len, labels))
+    """Inches: room for every cell and for the names beside and, slanted, below."""
+    lines = [label.split("\n") for label in labels]
+    longest = max(len(line) for label in lines for line in label)
+    more = max(map(len, lines)) - 1
+    beside = 0.075 * max(longest * 0.77, *map(len, layers))
+    below = 0.055 * longest + 0.15 * more
     row = 0.3 if len(layers) <= 12 else 0.21 if len(layers) <= MOST_CELL_TEXTS else 0.14
-    return max(4.4, 0.9 + beside + 0.55 * len(labels)), 0.8 + below + row * min(len(layers), 60)
+    width = 0.9 + beside + (0.55 + 0.25 * more) * len(labels)
+    return max(4.4, width), 0.8 + below + row * min(len(layers), 60)
 
 
 def _write_cells(panel: Axes, cells: Sequence[Sequence[float]]) -> None:
@@ -366,6 +373,11 @@ def _write_cells(panel: Axes, cells: Sequence[Sequence[float]]) -> None:
                 # Only a layer that is empty has 100.
                 text = ">99" if 99.5 <= percent < 100 else f"{percent:.0f}"
                 panel.text(x, y, text, ha="center", va="center", color=colour, fontsize=8)
+
+
+def _in_lines(label: str, longest: int) -> str:
+    """A label that fits: a long one in several lines."""
+    return "\n".join(textwrap.wrap(label, longest)) or label
 
 
 def _short(title: str) -> str:
