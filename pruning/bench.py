@@ -12,13 +12,15 @@ import copy
 import ctypes
 import importlib.util
 import itertools
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +134,18 @@ def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Secti
 
 
 def epoch(images: int, turns: int) -> Section:
-    """One epoch of `my`: images held in memory and indexed, and a DataLoader with torchvision's transforms."""
-    bundled = data.load("fashion_mini", validation=0)
-    repeat = torch.arange(images) % len(bundled.train)
-    assert isinstance(bundled.train, data.Split)
-    inputs, targets = bundled.train.inputs[repeat], bundled.train.targets[repeat]
-    split = data.Split(inputs, targets, bundled.mean, bundled.std, bundled.augmentation)
-    held = data.Dataset(**{**vars(bundled), "train": split})
-    contenders = {
-        "images held in memory": _our_epoch(held),
-        "DataLoader, no workers": _loader_epoch(inputs, targets, 0),
-        "DataLoader, 2 workers": _loader_epoch(inputs, targets, 2),
-    }
-    return _section(f"epoch of my, {images:,} images, batch {BATCH}", _in_turns(contenders, turns))
+    """One epoch of `my`: images held in memory and indexed, and a DataLoader with torchvision's transforms.
+
+    The loaders run in processes of their own, with PyTorch's settings as they are in a script of one's own.
+    """
+    with ExitStack() as processes:
+        contenders = {
+            "images held in memory": _our_epoch(_repeated(images)),
+            "DataLoader, no workers": processes.enter_context(_served(f"serve_loader({images}, 0)")),
+            "DataLoader, 2 workers": processes.enter_context(_served(f"serve_loader({images}, 2)")),
+        }
+        times = _in_turns(contenders, turns)
+    return _section(f"epoch of my, {images:,} images, batch {BATCH}", times)
 
 
 def shrunk_network(arch: str, turns: int, batch: int = 8) -> Section:
@@ -275,11 +276,50 @@ def _our_epoch(images: data.Dataset) -> Action:
     return action
 
 
-def _loader_epoch(inputs: Tensor, targets: Tensor, workers: int) -> Action:
+def _repeated(images: int) -> data.Dataset:
+    """The bundled images, one after the other and again, until there are so many."""
+    bundled = data.load("fashion_mini", validation=0)
+    assert isinstance(bundled.train, data.Split)
+    which = torch.arange(images) % len(bundled.train)
+    train = replace(bundled.train, inputs=bundled.train.inputs[which], targets=bundled.train.targets[which])
+    return replace(bundled, train=train)
+
+
+@contextmanager
+def _served(call: str) -> Iterator[Action]:
+    """What another process does each time it is asked; `call` is of this module."""
+    code = f"from pruning import bench; bench.{call}"
+    usual = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=usual, text=True
+    ) as process:
+        asks, answers = process.stdin, process.stdout
+        assert asks is not None and answers is not None
+
+        def action() -> None:
+            asks.write("again\n")
+            asks.flush()
+            if not answers.readline():
+                raise RuntimeError(f"{call} ended with exit code {process.wait()}")
+
+        yield action
+
+
+def serve_loader(images: int, workers: int) -> None:
+    """Do an epoch with a DataLoader for every line that comes in, and answer with a line."""
+    action = _loader_epoch(_repeated(images).train, workers)
+    for _ in sys.stdin:
+        action()
+        sys.stdout.write("done\n")
+        sys.stdout.flush()
+
+
+def _loader_epoch(split: data.Split | data.StreamedSplit, workers: int) -> Action:
     from PIL import Image
     from torchvision import transforms
 
-    images = [Image.fromarray(image) for image in inputs[:, 0].numpy()]
+    assert isinstance(split, data.Split)
+    images = [Image.fromarray(image) for image in split.inputs[:, 0].numpy()]
     to_input = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.2860, 0.3530)])
 
     class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -287,7 +327,7 @@ def _loader_epoch(inputs: Tensor, targets: Tensor, workers: int) -> Action:
             return len(images)
 
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            return to_input(images[index]), int(targets[index])
+            return to_input(images[index]), int(split.targets[index])
 
     loader = torch.utils.data.DataLoader(Images(), BATCH, shuffle=True, num_workers=workers)
     model = models.build("my", classes=10, shape=(1, 28, 28))
