@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import platform
@@ -18,10 +17,6 @@ from typing import Any
 import torch
 
 from pruning.errors import PruningError, RunStoppedError
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h numbers them
-LARGEST_KEPT = 32 << 20  # bytes of a block; glibc allows no more
-MOST_KEPT = 1 << 30  # bytes free at the end of the heap
 
 
 def choose_device(name: str) -> torch.device:
@@ -67,10 +62,9 @@ def prepare(device: torch.device, threads: int | None, deterministic: bool) -> N
     """Set this process up for a run; before any tensor work, because worker threads inherit the settings.
 
     Denormal numbers are flushed to zero: pruned networks on CPUs train up to ten times slower with them
-    (pytorch issue 46180). Freed memory is kept.
+    (pytorch issue 46180).
     """
     torch.set_flush_denormal(True)
-    _keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     if device.type == "cuda":
@@ -78,18 +72,6 @@ def prepare(device: torch.device, threads: int | None, deterministic: bool) -> N
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc's allocator, where that is the one, not to give large blocks back to the system when they are freed.
-
-    It would take them anew in every step of a training, and the system would fill them with zeros page by page: up to
-    thousands of pages a step, a tenth to a third of its time on CPUs.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def derive_seed(*parts: int | str) -> int:
