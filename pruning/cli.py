@@ -231,7 +231,9 @@ def export(
 
 @app.command()
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="End within a minute: fewer turns.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="End within a minute: fewer turns of smaller jobs.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers to this file.")
     ] = None,
