@@ -18,7 +18,7 @@ from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.methods import split
 from pruning.models import trial
-from pruning.registry import SCHEDULES
+from pruning.registry import SCHEDULES, STRUCTURES
 from pruning.session import Clock, Observer, Session
 from pruning.step import check
 from pruning.structure import output_dimension
@@ -157,8 +157,12 @@ def networks_to_time(session: Session) -> dict[str, nn.Module]:
 def shrunk_twin(session: Session) -> shrink.Shrunk | None:
     """The session's network with its removed filters taken out for real; None if no filter was removed.
 
-    PruningError if torch-pruning is missing or cannot follow the network.
+    A run that removes single weights has none, even where all weights of a filter happen to be among them: looking for
+    those would ask for torch-pruning where nobody pruned filters. PruningError if it is missing or cannot follow the
+    network.
     """
+    if not STRUCTURES.entry(session.config.structure).about.get("coupled"):
+        return None
     layers = [layer.parameter.detach().transpose(0, output_dimension(layer)) for layer in session.layers]
     if all(bool(weight.flatten(1).any(1).all()) for weight in layers):
         return None

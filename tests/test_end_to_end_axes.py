@@ -86,3 +86,11 @@ def test_what_does_not_fit_is_said_before_any_training(cli: Cli, tmp_path: Path)
     assert done.returncode == 2
     assert "--exclude conv1.weight --exclude conv2.weight" in " ".join(done.stderr.split())
     assert not (tmp_path / "runs").exists()
+
+
+def test_single_weights_are_no_filters_even_where_whole_rows_go(cli: Cli, tmp_path: Path) -> None:
+    result = run(cli, tmp_path, "--arch", "lenet_300_100", "--sparsity", "0.99", "--measure-seconds", "0.01")
+    for batch in result["measured"]["batches"]:
+        assert list(batch["networks"]) == ["dense", "pruned"]
+    assert "shrunk" not in result
+    assert not any("filters" in warning for warning in result["warnings"])
