@@ -1,6 +1,6 @@
-"""Neural-network pruning: ``prune`` removes weights from a model, ``Masks`` says which and keeps them removed;
-``accumulate`` adds up what some methods want to know of the training before.
+"""Neural-network pruning: ``prune`` removes weights from a model, ``Masks`` says which and keeps them removed.
 
+Where a method goes by the training before it, ``accumulate`` adds up what it goes by.
 Importing this package imports no torch; the names below bring it along when they are first used.
 """
 

@@ -444,10 +444,11 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
 
     @model_validator(mode="after")
     def _training_to_go_by(self) -> Self:
-        """Whatever a method has added up over training, every pruning needs some training before it."""
-        goes_by = f"--method {self.method} goes by the {' and '.join(methods.accumulates(self.method))} over training"
-        if not methods.accumulates(self.method) or SCHEDULES.entry(self.schedule).about.get("within", False):
+        """Where something adds up over training, every pruning needs some training before it."""
+        names = methods.accumulates(self.method)
+        if not names or SCHEDULES.entry(self.schedule).about.get("within", False):
             return self
+        goes_by = f"--method {self.method} goes by the {' and '.join(names)} over training"
         if not self.epochs:
             raise PruningError(
                 f"{goes_by}, and with --epochs 0 there is none before the first pruning; give --epochs (from --weights "

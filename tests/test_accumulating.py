@@ -277,6 +277,18 @@ def test_what_the_cache_holds_changes_nothing(tmp_path: Path) -> None:
     assert [outcome(runs / name) for name in ("first", "second", "third")] == [expected] * 3
 
 
+def test_training_again_to_the_state_to_rewind_to_adds_nothing(tmp_path: Path) -> None:
+    options = {"finetune": "rewind", "epochs": 2}
+    run(small(tmp_path / "alone", **options), Silent())
+    run(small(tmp_path, name="first", epochs=2), Silent())
+    assert not list(tmp_path.glob(".dense/*/epoch-1.safetensors"))
+    run(small(tmp_path, name="second", **options), Silent())
+    assert (
+        len(list(tmp_path.glob(".dense/*"))) == len(list(tmp_path.glob(".dense/*/epoch-1.safetensors"))) == 1
+    )
+    assert outcome(tmp_path / "second") == outcome(tmp_path / "alone/run")
+
+
 def test_shared_rounds_bring_the_sums_of_their_fine_tuning_along(tmp_path: Path) -> None:
     def to(ratio: int, **options: Any) -> RunConfig:
         return small(tmp_path, compression=ratio, rounds=ratio.bit_length() - 1, **options)
