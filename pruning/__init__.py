@@ -1,5 +1,6 @@
 """Neural-network pruning: ``prune`` removes weights from a model, ``Masks`` says which and keeps them removed.
 
+Where a method goes by the training before it, ``accumulate`` adds up what it goes by.
 Importing this package imports no torch; the names below bring it along when they are first used.
 """
 
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from pruning.errors import PruningError
 
 if TYPE_CHECKING:
+    from pruning.accumulating import accumulate
     from pruning.masks import Masks
     from pruning.step import prune
 
-__all__ = ["Masks", "PruningError", "prune"]
+__all__ = ["Masks", "PruningError", "accumulate", "prune"]
 
-_HOMES = {"prune": "pruning.step", "Masks": "pruning.masks"}
+_HOMES = {"prune": "pruning.step", "Masks": "pruning.masks", "accumulate": "pruning.accumulating"}
 
 
 def __getattr__(name: str) -> Any:

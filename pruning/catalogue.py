@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pruning import methods, models
 from pruning.models.known_facts import known_facts
@@ -26,10 +27,15 @@ def _methods() -> Rows:
     for name in methods.names():
         allocation, score = methods.split(name)
         about = SCORES.entry(score).about
-        needs = ", ".join(about.get("needs", ())) or "weights only"
         structures = ", ".join(about.get("structures", ())) or "all"
-        rows.append([name, allocation, score, needs, structures, about.get("source", "")])
+        rows.append([name, allocation, score, _needs(about), structures, about.get("source", "")])
     return ["method", "compared", "score", "needs", "structures", "source"], rows
+
+
+def _needs(about: Mapping[str, Any]) -> str:
+    """What a score has to know besides the weights."""
+    over_training = [f"{name} over training" for name in about.get("accumulates", ())]
+    return ", ".join([*about.get("needs", ()), *over_training]) or "weights only"
 
 
 def _architectures() -> Rows:
@@ -58,8 +64,7 @@ def _thousands(count: str | None) -> str:
 def _scores() -> Rows:
     rows = []
     for entry in SCORES.entries().values():
-        needs = ", ".join(entry.about.get("needs", ())) or "weights only"
-        rows.append([entry.name, entry.summary, needs, entry.about.get("source", "")])
+        rows.append([entry.name, entry.summary, _needs(entry.about), entry.about.get("source", "")])
     return ["score", "what it is", "needs", "source"], rows
 
 

@@ -29,7 +29,6 @@ from pruning.layers import CONVOLUTIONS, Layer
 
 BLOCK = 50  # weights in a block of the Fisher matrix (Kurtic et al. 2022)
 DAMPING = 1e-3  # on its diagonal; how it was chosen is said in `inverse_fisher`
-MOVEMENT_RATE = 0.01  # the learning rate of the steps over which movement adds up
 GRADIENTS_AT_ONCE = 1 << 24  # how many numbers the gradients of single samples may take together
 BLOCKS_AT_ONCE = 1 << 12  # how many blocks are inverted together
 
@@ -130,36 +129,6 @@ def _inverse(name: str, fisher: Tensor) -> Tensor:
     return fisher
 
 
-def movements(
-    model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
-) -> Collected:
-    """- the sum of w x dL/dw over steps of SGD, one for each batch, which begin at the weights as they are.
-
-    All floating-point parameters of the network take part, in copies; the learning rate is MOVEMENT_RATE. Weights that
-    are zero count as removed, and stay so.
-    """
-    found = _stand_ins(model, layers)
-    there = {layer.name: layer.parameter.detach() != 0 for layer in layers}
-    sums = {layer.name: torch.zeros_like(layer.parameter, dtype=torch.float32) for layer in layers}
-    own = {name for name, _ in model.named_parameters()}
-    learning = {
-        name: value.detach().clone().requires_grad_()
-        for name, value in {**found.scored, **found.fixed}.items()
-        if name in own | sums.keys() and value.is_floating_point()
-    }
-    tensors = StandIns(learning, {name: value for name, value in found.fixed.items() if name not in learning})
-    with as_evaluated(model):
-        for inputs, targets in _on_device(batches, layers):
-            slopes = _slopes(loss(tensors.forward(model, inputs), targets), learning)
-            with torch.no_grad():
-                for name, slope in slopes.items():
-                    if name in sums:
-                        slope = slope * there[name]
-                        sums[name].sub_(learning[name].float() * slope.float())
-                    learning[name].sub_(slope, alpha=MOVEMENT_RATE)
-    return sums
-
-
 def hessian_gradients(
     model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
 ) -> Collected:
@@ -246,7 +215,6 @@ COLLECTORS: dict[str, Callable[..., Collected]] = {
     "gradient": gradients,
     "squared gradient": squared_gradients,
     "inverse Fisher": inverse_fisher,
-    "movement": movements,
     "Hessian-gradient product": hessian_gradients,
     "input norm": input_norms,
     "mean input": input_means,

@@ -443,6 +443,25 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         return self
 
     @model_validator(mode="after")
+    def _training_to_go_by(self) -> Self:
+        """Where something adds up over training, every pruning needs some training before it."""
+        names = methods.accumulates(self.method)
+        if not names or SCHEDULES.entry(self.schedule).about.get("within", False):
+            return self
+        goes_by = f"--method {self.method} goes by the {' and '.join(names)} over training"
+        if not self.epochs:
+            raise PruningError(
+                f"{goes_by}, and with --epochs 0 there is none before the first pruning; give --epochs (from --weights "
+                "or --pretrained that is a fine-tuning), or --schedule gradual."
+            )
+        if self.rounds > 1 and not self.round_epochs:
+            raise PruningError(
+                f"{goes_by}, and with --finetune {self.finetune} --finetune-epochs {self.finetune_epochs} there is "
+                "none between the rounds; give --rounds 1, or fine-tune."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pruning_inside_training(self) -> Self:
         if not SCHEDULES.entry(self.schedule).about.get("within", False):
             for name in ("prune_every", "prune_until"):
@@ -505,9 +524,15 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         contents = {} if self.plugin is None else {"plugin_contents": plugins.digest(self.plugin)}
         return {**self.of_parts(parts), "dry_run": self.dry_run, **contents}
 
+    def accumulation(self) -> dict[str, Any]:
+        """What the method has added up over training, and the options that say of which layers; empty if nothing."""
+        names = methods.accumulates(self.method)
+        where = ("include", "exclude", "prune_classifier")
+        return {"accumulates": names, **{name: self.plain()[name] for name in where}} if names else {}
+
     def dense_identity(self) -> dict[str, Any]:
-        """The fields that determine the dense network; runs that agree in them share its training."""
-        fields = {**self.of_parts(DENSE_PARTS), "dry_run": self.dry_run}
+        """The fields that determine the dense network and what adds up on the way to it; who agrees shares both."""
+        fields = {**self.of_parts(DENSE_PARTS), "dry_run": self.dry_run, **self.accumulation()}
         return {name: value for name, value in fields.items() if name != "test_batch_size"}
 
     def run_name(self) -> str:

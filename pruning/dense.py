@@ -36,7 +36,10 @@ REVISION = 1  # to be raised whenever a change of the code changes what dense tr
 
 
 def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Module) -> dict[str, Any]:
-    """All that the dense network depends on: options, but files by their contents, and hardware and versions."""
+    """All that the dense network, and what adds up over its training, depend on.
+
+    Options, but files by their contents, and hardware and versions.
+    """
     options = config.of_parts(DENSE_PARTS)
     for irrelevant in ("test_batch_size", "data", "weights", "device", "threads"):
         del options[irrelevant]
@@ -50,6 +53,7 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "revision": REVISION,
+        **config.accumulation(),
     }
 
 
@@ -73,6 +77,7 @@ class Origins:
 def dense_network(session: Session, *, fresh: bool) -> Origins:
     """Leave the trained dense network in `session.model`; return what the fine-tuning policy needs of it.
 
+    What the score goes by was added up over that training, whoever did it, and is left in `session.accumulated`.
     `session.model` comes with its initial weights. `fresh` trains anew, whatever the cache holds.
     """
     config = session.config
@@ -93,6 +98,8 @@ def dense_network(session: Session, *, fresh: bool) -> Origins:
         rewind = _snapshot(session, folder, initial) if rewinds else None
         network = read_tensors(folder.network)
         session.model.load_state_dict(network)
+        if session.accumulated:
+            session.accumulated.load(read_tensors(folder.accumulated))
     if session.log is None:
         session.open_log(0)
     session.progress.timing["dense_training"] = facts["seconds"]
@@ -125,6 +132,7 @@ def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
     if found is not None:
         tensors, facts = found
         session.model.load_state_dict(unpack(tensors, "model"))
+        session.accumulated.load(unpack(tensors, "accumulated"))
         saved = unpack(tensors, "training"), facts["position"]
         session.progress.timing.update(facts["timing"])
         log_length = facts["log_length"] if facts["run"] == run else 0
@@ -132,7 +140,9 @@ def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
 
     def save(training: Mapping[str, Tensor], position: Mapping[str, int]) -> None:
         session.clock.lap()
-        tensors = pack(model=session.model.state_dict(), training=training)
+        tensors = pack(
+            model=session.model.state_dict(), training=training, accumulated=session.accumulated.tensors()
+        )
         timing = session.progress.timing
         checkpoints.save(
             tensors, {"position": position, "timing": timing, "run": run, "log_length": log.length}
@@ -145,6 +155,8 @@ def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
     with session.clock.stage("dense_training"):
         session.train(recipe(session.config, session.limit), saved, save, on_epoch=snapshot, phase="dense")
     write_tensors(folder.network, session.model.state_dict())
+    if session.accumulated:
+        write_tensors(folder.accumulated, session.accumulated.tensors())
     facts = {"seconds": session.progress.timing["dense_training"], "basis": session.basis}
     folder.write_facts(facts)
     return facts

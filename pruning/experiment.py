@@ -151,10 +151,12 @@ def remove(session: Session, number: int, step: Step) -> None:
         structure=config.structure,
         floor=config.floor,
         masks=session.masks,
+        accumulated=session.accumulated,
         prune_classifier=config.prune_classifier,
         stage=lambda name: _stage(session, name),
     )
     masks = session.masks = planned.apply()
+    session.accumulated.clear()
     _warn_of_empty_layers(session, masks)
     session.emit(
         "pruning",

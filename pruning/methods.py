@@ -42,6 +42,12 @@ def split(name: str) -> tuple[str, str]:
     return known[name]
 
 
+def accumulates(method: str) -> list[str]:
+    """What has to be added up over the training before `method` prunes, by name; for most methods nothing."""
+    names: list[str] = SCORES.entry(split(method)[1]).about.get("accumulates", [])
+    return names
+
+
 def check(method: str, structure: str) -> None:
     """PruningError, with the reason, if a method has no meaning for a structure (or either is unknown)."""
     allocation, score = split(method)

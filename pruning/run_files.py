@@ -179,6 +179,11 @@ class DenseFolder:
         return self.path / "network.safetensors"
 
     @property
+    def accumulated(self) -> Path:
+        """What was added up over the training, where a score goes by that."""
+        return self.path / "accumulated.safetensors"
+
+    @property
     def facts(self) -> Path:
         return self.path / "dense.json"
 
@@ -198,15 +203,21 @@ class DenseFolder:
         """What is known of the finished training; None while it is not finished (or its files are damaged)."""
         try:
             facts = json.loads(self.facts.read_text(encoding="utf-8"))
-            return facts if file_digest(self.network) == facts["network_sha256"] else None
+            sealed = {name: facts[name] for name in facts if name.endswith("_sha256")}
+            return facts if sealed == self._seals() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Last of all: from then on the training is used."""
-        sealed = {**facts, "network_sha256": file_digest(self.network)}
+        sealed = {**facts, **self._seals()}
         write_bytes(self.facts, json.dumps(sealed, indent=2, allow_nan=False).encode())
         shutil.rmtree(self.state, ignore_errors=True)
+
+    def _seals(self) -> dict[str, str]:
+        """Digests of the files of a finished training. OSError if it has no network."""
+        added_up = {"accumulated_sha256": file_digest(self.accumulated)} if self.accumulated.exists() else {}
+        return {"network_sha256": file_digest(self.network), **added_up}
 
     def clear(self) -> None:
         self.facts.unlink(missing_ok=True)

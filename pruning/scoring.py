@@ -3,7 +3,7 @@
 A score is a function ``(weights) -> Tensor`` of the same shape as ``weights.value``: float32, finite, and the higher
 the more worth keeping. It is registered with
 
-- ``needs``: what has to be collected from batches first, by name ("gradient"); empty when the weights are enough;
+- ``needs``: what has to be collected from batches first, by name ("gradient"); empty when no batch is looked at;
 - ``elementwise``: whether each weight's score depends on that weight alone. Then it may be evaluated on any flat piece
   of a layer, so that no copy of all scores ever exists; otherwise it is given the whole layer in its own shape;
 - ``source``: where it comes from;
@@ -13,6 +13,7 @@ and, where that is so, with
 - ``zero_is_lowest=True``: exactly the weights that are zero have the lowest score there can be;
 - ``over_group``: what the scores of weights that are removed together come to: "mean" (unless said otherwise),
   "root mean square" (the L2 norm, for groups of equal size) or "first" (one draw for all of them);
+- ``accumulates``: what has to be added up over the training since the last pruning, by name ("movement");
 - ``allocation``: the only one that the score goes with; the method then has the score's own name;
 - ``structures``: the only ones that the score goes with, and ``reason``, why;
 - ``iterations``: into how many steps a pruning is divided, each of which scores what the one before it left;
@@ -20,7 +21,7 @@ and, where that is so, with
   after the pruning, the kept ones corrected for the loss of the others.
 
 What a score needs is collected by the function of that name in `collecting.COLLECTORS`, or, if it is about channels, in
-`grouping.OF_CHANNELS`.
+`grouping.OF_CHANNELS`; what it accumulates is added up by the one in `accumulating.ACCUMULATORS`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Weights:
     """What a score sees: a layer, or any flat piece of it.
 
     value: the weights in float32.
-    collected: what the score `needs`, each in float32 and of `value`'s shape (for scores of whole layers as collected).
+    collected: what the score `needs` and `accumulates`, each in float32 and of `value`'s shape (for scores of whole
+        layers as collected).
     where: the flat indices in the layer that `value` is of.
     seed: of this layer, for scores that draw at random.
     outputs: the dimension of a whole layer in which its outputs (filters, neurons) lie.
@@ -187,16 +189,17 @@ def second_order(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "movement",
-    needs=["movement"],
+    needs=[],
+    accumulates=["movement"],
     elementwise=True,
     source="Sanh et al. 2020, arXiv 2005.07683",
 )
 def movement(weights: Weights) -> Tensor:
-    """- the sum of w x dL/dw over steps of training: weights that move towards zero go first
+    """- the sum of w x dL/dw over the steps of training since the last pruning: weights that move towards zero go first
 
-    The steps are trial steps of plain SGD from the weights as they are, one for each score batch (--score-batches), so
-    that the score means the same in every round and outside of a run; the network itself does not move. The paper adds
-    up over the fine-tuning in which it prunes. The score may be negative.
+    Those of the fine-tuning of the round before; for the first pruning, those of the dense training, which from
+    --weights or --pretrained is the fine-tuning of the paper. There the sum never begins anew and removed weights may
+    come back; here every pruning begins it anew, and they stay removed. The score may be negative.
     """
     return weights["movement"]
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pruning import methods
+from pruning.accumulating import Accumulated
 from pruning.config import RunConfig, differences
 from pruning.data import Dataset
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
@@ -126,6 +128,7 @@ class Session:
         policy = FINETUNINGS.entry(self.config.finetune).about
         self.rewinds: bool = policy.get("rewinds", False)
         self.teaches: bool = policy.get("teaches", False)
+        self.accumulated = Accumulated(methods.accumulates(self.config.method), self.layers)
         self._accepted: dict[str, Tensor] = {}
         self._training: tuple[dict[str, Tensor], dict[str, int]] | None = None
         self.checkpoints = Checkpoints(self.folder.state)
@@ -256,23 +259,24 @@ class Session:
         return [next_step(self.config.schedule, tried)]
 
     def accept(self) -> None:
-        """Keep the network as it is, and its masks, to go back to."""
+        """Keep the network as it is, its masks, and what adds up over its training, to go back to."""
         self._accepted = {name: tensor.clone() for name, tensor in self._network().items()}
         self.progress.accepted_warnings = len(self.progress.warnings)
 
     def go_back(self) -> None:
-        """Put the network that was accepted last, and its masks, in place again; warnings since then are void."""
+        """Put what was accepted last in place again; warnings since then are void."""
         self._put(self._accepted)
         del self.progress.warnings[self.progress.accepted_warnings :]
 
     def _network(self) -> dict[str, Tensor]:
         masks = {} if self.masks is None else self.masks.tensors()
-        return pack(model=self.model.state_dict(), mask=masks)
+        return pack(model=self.model.state_dict(), mask=masks, accumulated=self.accumulated.tensors())
 
     def _put(self, network: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(unpack(network, "model"))
         masks = unpack(network, "mask")
         self.masks = Masks.from_tensors(masks).apply(self.model) if masks else None
+        self.accumulated.load(unpack(network, "accumulated"))
 
     # --- what is saved ------------------------------------------------------------------------------------------
 
@@ -337,6 +341,7 @@ class Session:
         is saved is from before that call, so that it comes again in the process that goes on.
         """
         state = TrainingState(self.model, recipe)
+        self.accumulated.follow(state.optimizer)
         if saved is not None:
             state.unpack(*saved)
         held: tuple[Masks, RemovableHandle] | None = None

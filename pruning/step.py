@@ -65,6 +65,7 @@ def plan(
     structure: str = "weight",
     floor: float = 0.0,
     masks: Masks | None = None,
+    accumulated: Mapping[str, Mapping[str, Tensor]] | None = None,
     prune_classifier: bool = False,
     loss: Loss = functional.cross_entropy,
     stage: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
@@ -85,12 +86,14 @@ def plan(
     floor: the fraction of its weights that every layer keeps, whatever they score.
     masks: an earlier result to build on: what it removed stays removed, even if that is more than the amount asked for.
         Without it, weights that are exactly zero go first, so that a second pruning builds on the first.
+    accumulated: for methods that go by the training before: what `accumulating.accumulate` added up.
     loss: ``(outputs, targets) -> Tensor``, the mean over a batch.
     stage: the context in which "scoring" (looking at the batches) and "masking" (all the rest) are done, to time them.
 
     Raises PruningError for an unknown method or structure, a method that has no meaning for the structure, an amount
-    out of range, layers that the structure does not fit, batches that are needed and missing, nothing to prune,
-    scores that are not finite, a floor that leaves too little to remove, and earlier masks that are of another network.
+    out of range, layers that the structure does not fit, batches or sums over training that are needed and missing,
+    nothing to prune, scores that are not finite, a floor that leaves too little to remove, and earlier masks that are
+    of another network.
     """
     methods.check(method, structure)
     allocation, score = methods.split(method)
@@ -111,13 +114,14 @@ def plan(
     if iterations > 1 and batches is not None:
         batches = list(batches)
     kept, needs = earlier, about.get("needs", [])
+    added_up = _added_up(method, accumulated or {}, layers)
     corrected: dict[str, Tensor] = {}
     for step in range(1, iterations + 1):
         with stage("scoring"):
             now = _as_left(layers, kept, corrected) if kept and needs else layers
             collected = _collect(needs, method, model, now, batches, loss, bundles)
         with stage("masking"):
-            scored = Scored(now, score, seed, kept, collected)
+            scored = Scored(now, score, seed, kept, _by_layer({**collected, **added_up}, layers))
             shares = [_share(group, earlier, step / iterations, layers) for group in groups]
             if tiles is None:
                 chosen = _select(shares, scored.sources(), kept, floor)
@@ -305,8 +309,8 @@ def _collect(
     batches: Batches | None,
     loss: Loss,
     bundles: Sequence[Bundle],
-) -> dict[str, dict[str, Tensor]]:
-    """What the score needs of each layer: layer name -> need -> tensor."""
+) -> dict[str, Mapping[str, Tensor]]:
+    """What the score needs: need -> layer name -> tensor."""
     of_batches = [need for need in needs if need not in grouping.OF_CHANNELS]
     if of_batches and batches is None:
         raise PruningError(
@@ -315,13 +319,33 @@ def _collect(
     for need in of_batches:
         if need not in COLLECTORS:
             raise unknown("need of a score", need, [*COLLECTORS, *grouping.OF_CHANNELS])
-    found = {
+    return {
         need: COLLECTORS[need](model, layers, batches, loss)
         if need in of_batches
         else grouping.OF_CHANNELS[need](model, layers, bundles)
         for need in needs
     }
-    return {layer.name: {need: values[layer.name] for need, values in found.items()} for layer in layers}
+
+
+def _added_up(
+    method: str, accumulated: Mapping[str, Mapping[str, Tensor]], layers: list[Layer]
+) -> dict[str, Mapping[str, Tensor]]:
+    """What was added up for the score: name -> layer name -> tensor, on the layer's device."""
+    found: dict[str, Mapping[str, Tensor]] = {}
+    for name in methods.accumulates(method):
+        sums = accumulated.get(name, {})
+        for layer in layers:
+            if layer.name not in sums or tuple(sums[layer.name].shape) != layer.shape:
+                raise PruningError(
+                    f"{method} needs the {name} of {layer.name} over the training before: "
+                    f"give accumulated, which pruning.accumulate(model, optimizer, {method!r}) adds up."
+                )
+        found[name] = {layer.name: sums[layer.name].to(layer.parameter.device) for layer in layers}
+    return found
+
+
+def _by_layer(found: Mapping[str, Mapping[str, Tensor]], layers: list[Layer]) -> dict[str, dict[str, Tensor]]:
+    return {layer.name: {name: values[layer.name] for name, values in found.items()} for layer in layers}
 
 
 def _earlier(masks: Masks | None, layers: list[Layer]) -> dict[str, Tensor]:

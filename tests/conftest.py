@@ -9,6 +9,7 @@ threads of several processes that spin on the same cores slow one another down t
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 
@@ -21,12 +22,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from forked import MAIN, Forked
 
 from pruning.errors import InterruptedRunError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SHORT = (
     "--epochs",
@@ -126,6 +130,26 @@ def interrupted_every(moments: int, run: Callable[[Silent], Any]) -> int:
             continue
         return stops
     raise AssertionError("it never ends")
+
+
+def what_it_goes_by(method: str, model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """The arguments of `prune` that tell any method what it goes by: batches, and sums over a training on them."""
+    from torch.nn import functional
+    from torch.optim import SGD
+
+    from pruning import accumulate, methods
+
+    if not methods.accumulates(method):
+        return {"batches": batches}
+    trained = copy.deepcopy(model)
+    like = next(trained.parameters())
+    optimizer = SGD(trained.parameters(), lr=0.1)
+    accumulated = accumulate(trained, optimizer, method)
+    for inputs, targets in batches:
+        optimizer.zero_grad()
+        functional.cross_entropy(trained(inputs.to(like)), targets).backward()
+        optimizer.step()
+    return {"batches": batches, "accumulated": accumulated}
 
 
 def small_mnist(folder: Path, train: int = 500, test: int = 200) -> Path:

@@ -14,13 +14,11 @@ from pruning.collecting import (
     BLOCK,
     COLLECTORS,
     DAMPING,
-    MOVEMENT_RATE,
     gradients,
     hessian_gradients,
     input_means,
     input_norms,
     inverse_fisher,
-    movements,
     squared_gradients,
     synaptic_flow,
 )
@@ -79,7 +77,7 @@ def test_no_batches(need: str) -> None:
         COLLECTORS[need](net, prunable(net), [], functional.cross_entropy)
 
 
-@pytest.mark.parametrize("need", [need for need in COLLECTORS if need != "movement"])  # a step for each batch
+@pytest.mark.parametrize("need", COLLECTORS)
 def test_how_samples_are_divided_into_batches_changes_nothing(need: str) -> None:
     net, data = convolutional(), batches(6)
     parts = [(data[0][0][:1], data[0][1][:1]), (data[0][0][1:], data[0][1][1:])]
@@ -153,27 +151,6 @@ def test_a_network_that_cannot_be_vectorised_goes_sample_by_sample() -> None:
         for x, y in zip(*data[0], strict=True)
     )
     torch.testing.assert_close(squared_gradients(net, prunable(net), data)["rnn.weight_hh_l0"], expected)
-
-
-def test_movement_is_what_steps_of_sgd_add_up() -> None:
-    net, data = convolutional(), batches(4, 4, 2)
-    net[0].weight.data[0] = 0  # removed
-    trained = copy.deepcopy(net).eval()
-    optimizer = torch.optim.SGD(trained.parameters(), lr=MOVEMENT_RATE)
-    expected = dict.fromkeys(("0.weight", "3.weight"), torch.tensor(0.0))
-    for inputs, targets in data:
-        optimizer.zero_grad()
-        functional.cross_entropy(trained(inputs), targets).backward()
-        trained[0].weight.grad[0] = 0  # type: ignore[index, union-attr]
-        for name, total in expected.items():
-            weight = trained.get_parameter(name)
-            expected[name] = total - weight.detach() * weight.grad
-        optimizer.step()
-    found = movements(net, prunable(net), data)
-    assert found.keys() == expected.keys()
-    for name, total in expected.items():
-        torch.testing.assert_close(found[name], total)
-    assert not found["0.weight"][0].any()
 
 
 def smooth() -> tuple[nn.Sequential, list[Batch]]:

@@ -13,6 +13,7 @@ from itertools import product
 
 import pytest
 import torch
+from conftest import what_it_goes_by
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
@@ -70,27 +71,24 @@ def is_refused(method: str, structure: str) -> str | None:
 @pytest.mark.parametrize(("method", "structure"), EVERY)
 def test_every_combination_prunes_exactly_or_is_refused_with_its_reason(method: str, structure: str) -> None:
     reason = is_refused(method, structure)
+    needed = what_it_goes_by(method, network(method), batches())
     allocation, score = methods.split(method)
     excluded = NOT_FITTING.get(structure, [])
     if not (excluded and allocation == "uniform_plus"):  # which needs two layers
         excluded = [*excluded, *SLOW.get(score, [])]
     if reason is not None:
         with pytest.raises(PruningError, match=re.escape(reason)):
-            choose(
-                network(method), method, SPARSITY, batches=batches(), structure=structure, exclude=excluded
-            )
+            choose(network(method), method, SPARSITY, structure=structure, exclude=excluded, **needed)
         return
     if structure == "filter" and find_spec("torch_pruning") is None:
         with pytest.raises(PruningError, match="needs torch-pruning"):
-            choose(network(method), method, SPARSITY, batches=batches(), structure=structure)
+            choose(network(method), method, SPARSITY, structure=structure, **needed)
         return
     if structure == "2:4":
-        masks = choose(network(method), method, batches=batches(), structure=structure, exclude=excluded)
+        masks = choose(network(method), method, structure=structure, exclude=excluded, **needed)
         assert [layer.sparsity for layer in masks.layers()] == [0.5] * (4 - len(excluded))
         return
-    masks = choose(
-        network(method), method, SPARSITY, batches=batches(), structure=structure, exclude=excluded
-    )
+    masks = choose(network(method), method, SPARSITY, structure=structure, exclude=excluded, **needed)
     layers = prunable(network(method), exclude=excluded)
     sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers]
     for group in ALLOCATIONS.get(methods.split(method)[0])(sizes, Amount(SPARSITY)):

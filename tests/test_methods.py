@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pruning.errors import PruningError
-from pruning.methods import check, names, split
+from pruning.methods import accumulates, check, names, split
 from pruning.registry import ALLOCATIONS, SCORES
 
 
@@ -21,6 +21,11 @@ def test_every_allocation_goes_with_every_score_that_does_not_fix_it() -> None:
         else:
             for allocation in ALLOCATIONS.names():
                 assert split(f"{allocation}_{score}") == (allocation, score)
+
+
+def test_a_method_adds_up_over_training_what_its_score_goes_by() -> None:
+    assert accumulates("layer_movement") == ["movement"]
+    assert accumulates("global_grad") == accumulates("random") == []
 
 
 @pytest.mark.parametrize(
