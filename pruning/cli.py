@@ -26,7 +26,7 @@ from pruning import catalogue, plugins, records
 from pruning.config import PARTS, RunConfig, option, resolve
 from pruning.console import Console
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
-from pruning.run_files import write_bytes
+from pruning.safe_files import write_bytes
 from pruning.signals import Signals
 
 SPELLINGS = {

@@ -9,8 +9,6 @@ the dense network; all but `Record` together determine the result.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,6 +26,7 @@ from pydantic import (
 
 from pruning import methods, models, plugins
 from pruning.allocation import DEFAULT_SPARSITY, read_by_layer
+from pruning.digests import digest, file_digest
 from pruning.errors import PruningError
 from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unknown
 from pruning.structure import fixed_sparsity
@@ -521,7 +520,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
     def identity(self) -> dict[str, Any]:
         """The fields that determine the result, and so which run this is."""
         parts = [part for part in PARTS if part is not Record]
-        contents = {} if self.plugin is None else {"plugin_contents": plugins.digest(self.plugin)}
+        contents = {} if self.plugin is None else {"plugin_contents": file_digest(self.plugin)}
         return {**self.of_parts(parts), "dry_run": self.dry_run, **contents}
 
     def accumulation(self) -> dict[str, Any]:
@@ -560,11 +559,6 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
     def arch_word(self) -> str:
         """The architecture as a part of a file's name: the end of a path, and no characters that mean something."""
         return re.sub(r"[^A-Za-z0-9._]+", "_", self.arch)[-40:].strip("._")
-
-
-def digest(values: Any) -> str:
-    """Hexadecimal SHA-256 of JSON-able values, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning import run_files, shrink, sparse_inference
+from pruning import safe_files, shrink, sparse_inference
 from pruning.errors import PruningError
 from pruning.measure import latency, storage
 from pruning.measure.evaluation import evaluating
@@ -140,12 +140,12 @@ def _compare(model: nn.Module, outputs: Outputs, batches: Iterable[Batch], to: s
 
 
 def _write_dense(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
-    run_files.write_tensors(path, model.state_dict())
+    safe_files.write_tensors(path, model.state_dict())
     return {}
 
 
 def _read_dense(model: nn.Module, images: Tensor, path: Path) -> Outputs:
-    return _with_tensors(model, run_files.read_tensors(path))
+    return _with_tensors(model, safe_files.read_tensors(path))
 
 
 def _write_sparse(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:

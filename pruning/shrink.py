@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from pruning import run_files
+from pruning import safe_files
 from pruning.errors import PruningError
 from pruning.measure.evaluation import evaluating
 from pruning.training import lies_channels_last
@@ -142,7 +142,7 @@ def remove(model: nn.Module, group: Coupled, channels: list[int]) -> None:
 
 def save(model: nn.Module, path: Path) -> None:
     """Write a shrunk network: plain tensors, whose shapes are its widths."""
-    run_files.write_tensors(path, model.state_dict(), FORMAT)
+    safe_files.write_tensors(path, model.state_dict(), FORMAT)
 
 
 def load(model: nn.Module, path: Path) -> nn.Module:
@@ -152,7 +152,7 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     Raises PruningError if the file can't be read, or is of another architecture.
     """
     try:
-        tensors = run_files.read_tensors(path)
+        tensors = safe_files.read_tensors(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise PruningError(f"{path} can't be read as a shrunk network: {error}.") from error
     small = copy.deepcopy(model)

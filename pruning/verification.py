@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.config import differences, resolve
+from pruning.digests import file_digest
 from pruning.errors import PruningError
 from pruning.measure import size
 from pruning.preparation import DamagedRecordError, reopen
 from pruning.records import final_network
-from pruning.run_files import RunFolder, file_digest, record_digest
+from pruning.run_files import RunFolder, record_digest
 from pruning.session import Observer, Session
 
 # Another machine adds up in another order: as much may differ there, and nothing at all may in what is counted.

@@ -30,7 +30,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from pruning import run_files
+from pruning import safe_files
 from pruning.errors import PruningError
 
 FORMAT = {"format": "pruning sparse tensors", "version": "1"}
@@ -87,7 +87,7 @@ def save(tensors: Mapping[str, Tensor], path: Path, *, half: bool = False) -> St
     that can't be stored (complex, quantised, sparse).
     """
     content = pack(tensors, half=half)
-    run_files.write_bytes(path, content)
+    safe_files.write_bytes(path, content)
     return _weigh(tensors, len(content))
 
 
