@@ -23,7 +23,8 @@ from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from pruning import catalogue, plugins, records
-from pruning.config import PARTS, RunConfig, option, resolve
+from pruning.config import PARTS, RunConfig, option
+from pruning.config_reading import resolve
 from pruning.console import Console
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
 from pruning.safe_files import write_bytes

@@ -10,7 +10,8 @@ from torch import nn
 
 from pruning import data, machine, models, records, safe_files, shrink
 from pruning.allocation import Amount, LayerSize, read_by_layer
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.dense import basis
 from pruning.errors import PruningError
 from pruning.layers import Layer, prunable

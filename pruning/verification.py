@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.config import differences, resolve
+from pruning.config_reading import differences, resolve
 from pruning.digests import file_digest
 from pruning.errors import PruningError
 from pruning.measure import size

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.cli import _exit_code
-from pruning.config import resolve
+from pruning.config_reading import resolve
 from pruning.errors import PruningError
 from pruning.experiment import run as experiment
 from pruning.locks import claim

@@ -29,7 +29,8 @@ from typing import Any
 
 import yaml
 
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.digests import digest
 from pruning.errors import PruningError
 from pruning.registry import unknown
