@@ -13,7 +13,7 @@ from pruning.allocation import Amount, LayerSize, read_by_layer
 from pruning.config import RunConfig
 from pruning.config_reading import resolve
 from pruning.dense import basis
-from pruning.errors import PruningError
+from pruning.errors import PruningError, first_line
 from pruning.layers import Layer, prunable
 from pruning.masks import Masks
 from pruning.measure import compute, size
@@ -124,7 +124,7 @@ def reopen(folder: RunFolder, observer: Observer) -> tuple[Session, dict[str, An
         session.model.load_state_dict(safe_files.read_tensors(folder.model))
     except (OSError, RuntimeError, ValueError) as error:
         raise DamagedRecordError(
-            f"{folder.model} does not hold this run's network ({_first_line(error)})."
+            f"{folder.model} does not hold this run's network ({first_line(error).rstrip('.:')})."
         ) from None
     try:
         session.masks = Masks.load(folder.masks)
@@ -170,10 +170,6 @@ def shrunk_twin(session: Session) -> shrink.Shrunk | None:
         return None
     images = torch.randn(2, *session.data.shape, generator=torch.Generator().manual_seed(0))
     return shrink.shrink(session.model, images.to(session.device))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".:")
 
 
 def build_network(config: RunConfig, images: data.Dataset, device: torch.device) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pruning.errors import PruningError
+from pruning.errors import PruningError, first_line
 from pruning.models.blueprint import unallocated
 from pruning.registry import ARCHITECTURES
 
@@ -97,4 +97,4 @@ def _times(shape: Shape | torch.Size) -> str:
 
 
 def _short(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
+    return first_line(error)[:200].rstrip(".")
