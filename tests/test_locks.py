@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.context
+import multiprocessing.synchronize
 from pathlib import Path
 
 import pytest
 
 from pruning.errors import PruningError
 from pruning.locks import claim, hold, is_held
+
+Holder = tuple[multiprocessing.context.SpawnProcess, multiprocessing.synchronize.Event]
 
 
 def _hold(
@@ -19,37 +22,44 @@ def _hold(
         done.wait(60)
 
 
-def test_a_second_process_is_told_who_holds_the_lock_and_may_wait(tmp_path: Path) -> None:
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "locks" / "lock"
+
+
+@pytest.fixture
+def holder(lock: Path) -> Holder:
+    """Another process that holds the lock, until the event that comes with it is set."""
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path / "lock", ready, done))
+    other = context.Process(target=_hold, args=(lock, ready, done))
     other.start()
     assert ready.wait(60)
+    return other, done
+
+
+def test_a_second_process_is_told_who_holds_the_lock_and_may_wait(lock: Path, holder: Holder) -> None:
+    other, done = holder
     with (
         pytest.raises(PruningError, match=f"The run is being done by process {other.pid} on "),
-        hold(tmp_path / "lock", "The run"),
+        hold(lock, "The run"),
     ):
         pass
     told: list[str] = []
-    with hold(tmp_path / "lock", "The run", told.append, done.set):
+    with hold(lock, "The run", told.append, done.set):
         assert f"process {other.pid}" in told[0]
     other.join()
 
 
-def test_a_lock_is_free_when_its_holder_was_killed(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path / "lock", ready, done))
-    other.start()
-    assert ready.wait(60)
+def test_a_lock_is_free_when_its_holder_was_killed(lock: Path, holder: Holder) -> None:
+    other, _ = holder
     other.kill()
     other.join()
-    with hold(tmp_path / "lock", "The run"):
+    with hold(lock, "The run"):
         pass
 
 
-def test_a_claim_lasts_until_it_is_closed(tmp_path: Path) -> None:
-    lock = tmp_path / "locks" / "lock"
+def test_a_claim_lasts_until_it_is_closed(lock: Path) -> None:
     assert not is_held(lock)
     claimed = claim(lock)
     assert claimed is not None
