@@ -70,7 +70,7 @@ def _run(file: Path) -> None:
         spec.loader.exec_module(module)
     except PruningError:
         raise
-    except Exception as error:
+    except Exception as error:  # it is the user's program
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]

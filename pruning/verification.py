@@ -108,7 +108,7 @@ def _removed_and_nonzero(session: Session) -> int:
     return before - size.count(session.model).nonzero_parameters
 
 
-def _compare(what: str, recorded: Any, found: Any, name: str) -> Check:
+def _compare(what: str, recorded: object, found: object, name: str) -> Check:
     """`name` is the metric's: it says how much may differ."""
     if not isinstance(recorded, int | float) or not isinstance(found, int | float):
         agrees = recorded == found
@@ -121,5 +121,5 @@ def _compare(what: str, recorded: Any, found: Any, name: str) -> Check:
     return Check(what, _show(recorded), _show(found), agrees)
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)

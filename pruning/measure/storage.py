@@ -18,7 +18,7 @@ A zero is left out only if all of its bits are zero, so that -0.0 comes back as 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -144,7 +144,7 @@ def _weigh(tensors: Mapping[str, Tensor], stored_bytes: int) -> Stored:
     return Stored(len(to_safetensors(distinct)), nonzero, stored_bytes)
 
 
-def _identity(tensor: Tensor) -> Any:
+def _identity(tensor: Tensor) -> Hashable:
     """Equal for two names of one tensor; an empty tensor has no memory to tell it by."""
     return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else object()
 
