@@ -115,8 +115,10 @@ def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, di
     if result is None:
         raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
     saved = {**folder.read_config(), "runs_dir": folder.path.parent, "name": folder.path.name}
-    # The weights come from the record: what training began with is not needed, and may not be at hand.
-    config = resolve({**saved, "pretrained": False, "weights": None})
+    # The weights come from the record: those that training began with are not needed, and may not be at hand. The checks
+    # of the options only need to know that there were some.
+    began = bool(saved.get("pretrained") or saved.get("weights"))
+    config = resolve({**saved, "pretrained": began, "weights": None}).model_copy(update={"pretrained": False})
     session = prepare(config, observer)
     try:
         session.model.load_state_dict(run_files.read_tensors(folder.model))

@@ -61,7 +61,8 @@ def _digests(folder: RunFolder, result: dict[str, Any]) -> list[Check]:
 def _options(folder: RunFolder, result: dict[str, Any]) -> Check:
     """The options that determine the result, in the record and in the file that repeats the run."""
     beside = resolve({}, folder.config).identity()
-    recorded = {name: value for name, value in result["config"].items() if name in beside}
+    told = {**result["config"], **result.get("plugin", {})}
+    recorded = {name: value for name, value in told.items() if name in beside}
     different = "; ".join(differences(recorded, beside))
     return Check("options", f"as in {folder.config.name}", different or "the same", not different)
 

@@ -216,3 +216,15 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.Captu
     code, said = verified(tmp_path, capsys)
     assert code == 2
     assert "no complete run" in said
+
+
+def test_a_search_from_weights_of_a_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of which nothing but the record is left when it is verified."""
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(run / "model.safetensors", weights)
+    short = "--max-drop 50 --rounds 1 --epochs 0 --finetune none --measure-seconds 0 --quiet --name search"
+    options = ["--weights", str(weights), "--runs-dir", str(tmp_path / "runs")]
+    assert _exit_code([*short.split(), *options]) == 0
+    assert verified(tmp_path / "runs/search", capsys) == (0, "")
