@@ -86,6 +86,14 @@ def test_one_weight(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "SHA-256 of model.safetensors" in differing
 
 
+def test_a_weight_that_is_no_number(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(run / "model.safetensors", lambda tensors: tensors["fc3.bias"].fill_(torch.nan))
+    code, differing = verified(run, capsys)
+    assert code == 1
+    assert "SHA-256 of model.safetensors" in differing
+    assert "not a finite number" in differing
+
+
 def test_one_weight_that_was_removed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(run / "model.safetensors", revive_one_weight)
     code, differing = verified(run, capsys)
