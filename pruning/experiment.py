@@ -116,7 +116,9 @@ def prune(session: Session, number: int, tuning: Tuning) -> None:
     """Remove what round `number` removes at its beginning, evaluate, put the weights in place to fine-tune from."""
     remove_at(session, number, 0)
     session.progress.masked = session.evaluate("pruned", round=number)
-    tuning.start(session.model)
+    if tuning.start is not None:
+        tuning.start(session.model)
+        session.accumulated.clear()  # what was added up so far was of the weights that are replaced
     if session.masks is not None:
         session.masks.apply(session.model)
     session.save()
@@ -243,6 +245,8 @@ def finish(session: Session) -> dict[str, Any]:
         "bytes": asdict(storage.weigh(session.model.state_dict())),
         "warnings": progress.warnings,
     }
+    if config.plugin is not None:
+        result["plugin"] = config.plugin_contents()
     if config.share_rounds:
         result["shared_rounds"] = progress.shared_rounds
     if config.measure_seconds > 0:

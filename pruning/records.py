@@ -24,12 +24,17 @@ def folder_at(path: Path) -> RunFolder:
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
-    """The record of this run, if it is complete. PruningError if the folder holds another run."""
+    """The record of this run, if it is complete. PruningError if the folder holds another run, or another plugin's."""
     folder = folder_of(config)
     refuse_other_run(config)
     result = folder.read_result()
     if result is not None and not is_sealed(folder, result):
         raise PruningError(f"{folder.result} was altered after it was written; run the command with --fresh.")
+    if result is not None and result.get("plugin") not in (None, config.plugin_contents()):
+        raise PruningError(
+            f"{folder.path} was done with other contents of --plugin {config.plugin}. "
+            "Choose another --name, or replace it with --fresh."
+        )
     return result
 
 

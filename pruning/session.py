@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -190,7 +191,10 @@ class Session:
     # --- what is measured ---------------------------------------------------------------------------------------
 
     def evaluate(self, what: str, split: str = "test", **about: Any) -> dict[str, float]:
-        """top1 and top5 (percent) and loss of the network as it is, on one split."""
+        """top1 and top5 (percent) and loss of the network as it is, on one split.
+
+        RunStoppedError if the loss is NaN or infinite: the last step of a training diverged, say.
+        """
         with self.clock.stage("evaluation"):
             evaluation = evaluate(
                 self.model,
@@ -199,6 +203,10 @@ class Session:
                 self.config.precision,
                 limit=self.limit,
                 between_batches=self.observer.check_stop,
+            )
+        if not math.isfinite(evaluation.loss):
+            raise RunStoppedError(
+                f"The network's loss on the {split} images is {evaluation.loss}: it has diverged. {self._slower()}"
             )
         numbers = asdict(evaluation)
         self.emit("evaluation", what=what, split=split, **about, **numbers)
@@ -295,7 +303,11 @@ class Session:
         assert self.log is not None
         self.progress.log_length = self.log.length
         tensors = self._network() | pack(training=training or {}, accepted=self._accepted)
-        return tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis}
+        return tensors, {
+            "progress": asdict(self.progress),
+            "position": position,
+            "basis": self._begun_under(),
+        }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Take the run up from a snapshot."""
@@ -309,13 +321,17 @@ class Session:
         self.batches_done = self.dense_batches + len(self.progress.rounds) * self.round_batches
 
     def check_basis(self, saved: Mapping[str, Any]) -> None:
-        """PruningError if the run was begun on other images, another network, or another version of torch."""
-        different = differences(saved, self.basis)
+        """PruningError if the run was begun on other images, with another network, plugin or version of torch."""
+        different = differences(saved, self._begun_under())
         if different:
             raise PruningError(
                 f"{self.folder.path} was begun under other conditions: {'; '.join(different)}. "
                 "Restore them, or begin anew with --fresh."
             )
+
+    def _begun_under(self) -> dict[str, Any]:
+        """All that the run depends on besides its options."""
+        return self.basis | self.config.plugin_contents()
 
     def take_training(self) -> tuple[dict[str, Tensor], dict[str, int]] | None:
         """The training that the run was restored in the middle of, once; None if there is none."""
@@ -408,15 +424,17 @@ class Session:
                 after_batch=after_batch,
             )
         except NotFiniteError as error:
-            raise RunStoppedError(
-                f"Training stopped: {error}. Try a lower --lr (--finetune-lr after pruning)"
-                + (", or --precision fp32." if recipe.precision != "fp32" else ".")
-            ) from None
+            raise RunStoppedError(f"Training stopped: {error}. {self._slower()}") from None
         if self.masks is not None:
             # Holding multiplies by zero, which leaves -0.0 where a weight was negative: now they are all +0.0.
             self.masks.apply(self.model)
         self.batches_done = begun + done()
         self._tick(self.batches_done)
+
+    def _slower(self) -> str:
+        """What to try where a network diverged."""
+        exact = ", or --precision fp32" if self.config.precision != "fp32" else ""
+        return f"Try a lower --lr (--finetune-lr after pruning){exact}."
 
     def _tick(self, done: int) -> None:
         self.observer.progress(done, self.dense_batches + self.config.rounds * self.round_batches)

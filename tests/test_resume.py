@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHORT, Cli, events, fork, only_run, outcome, read_result, wait_for_event
+from conftest import SHORT, Cli, Silent, events, fork, only_run, outcome, read_result, wait_for_event
+
+from pruning.config_reading import resolve
+from pruning.errors import RunStoppedError
+from pruning.experiment import run
 
 OFTEN = (*SHORT, "--checkpoint-interval", "0.05", "--log-interval", "1")
 GRADIENTS = (*OFTEN, "--method", "global_grad", "--score-batches", "1000")
@@ -192,3 +196,10 @@ def test_a_damaged_state_to_rewind_to_is_trained_again(tmp_path: Path) -> None:
     (snapshot,) = (tmp_path / "runs/.dense").glob("*/epoch-1.safetensors")
     snapshot.write_bytes(snapshot.read_bytes()[:-10])
     assert outcome(_whole(tmp_path, rewind)) == before
+
+
+def test_so_does_one_that_only_the_last_step_took_too_far(tmp_path: Path) -> None:
+    """The loss of every training batch was finite; the network is not."""
+    with pytest.raises(RunStoppedError, match=r"loss on the \w+ images is .*diverged. Try a lower --lr"):
+        run(resolve({"lr": 1e30, "epochs": 1, "batch_size": 10_800, "runs_dir": tmp_path}), Silent())
+    assert not list(tmp_path.glob("*/result.json"))

@@ -86,6 +86,14 @@ def test_one_weight(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "SHA-256 of model.safetensors" in differing
 
 
+def test_a_weight_that_is_no_number(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(run / "model.safetensors", lambda tensors: tensors["fc3.bias"].fill_(torch.nan))
+    code, differing = verified(run, capsys)
+    assert code == 1
+    assert "SHA-256 of model.safetensors" in differing
+    assert "not a finite number" in differing
+
+
 def test_one_weight_that_was_removed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(run / "model.safetensors", revive_one_weight)
     code, differing = verified(run, capsys)
@@ -216,3 +224,15 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.Captu
     code, said = verified(tmp_path, capsys)
     assert code == 2
     assert "no complete run" in said
+
+
+def test_a_search_from_weights_of_a_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of which nothing but the record is left when it is verified."""
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(run / "model.safetensors", weights)
+    short = "--max-drop 50 --rounds 1 --epochs 0 --finetune none --measure-seconds 0 --quiet --name search"
+    options = ["--weights", str(weights), "--runs-dir", str(tmp_path / "runs")]
+    assert _exit_code([*short.split(), *options]) == 0
+    assert verified(tmp_path / "runs/search", capsys) == (0, "")
