@@ -83,8 +83,8 @@ class Data(Part):
 
     @field_validator("data")
     @classmethod
-    def _data_exists(cls, folder: Path | None) -> Path | None:
-        if folder is not None and not folder.is_dir():
+    def _data_exists(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
+        if folder is not None and not folder.is_dir() and info.context != "recorded":
             raise PruningError(f"--data {folder}: no such folder; give the folder that holds the images.")
         return folder
 
@@ -115,8 +115,8 @@ class Network(Part):
 
     @field_validator("weights")
     @classmethod
-    def _weights_exist(cls, file: Path | None) -> Path | None:
-        if file is not None and not file.is_file():
+    def _weights_exist(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and not file.is_file() and info.context != "recorded":
             raise PruningError(f"--weights {file}: no such file; give a .safetensors, .pt, .pth or .th file.")
         return file
 
@@ -567,8 +567,10 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
+def resolve(options: Mapping[str, Any], file: Path | None = None, *, recorded: bool = False) -> RunConfig:
     """The configuration of a run: `options` (command line) over the YAML `file` over the defaults.
+
+    Of a `recorded` run the images and weights that it began with need not be there any more.
 
     Raises PruningError, in one sentence, for a value that is not possible.
     """
@@ -588,7 +590,7 @@ def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
     if values.get("plugin") is not None:
         plugins.load(Path(str(values["plugin"])))
     try:
-        config = RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values, context="recorded" if recorded else None)
         return _dry(config) if config.dry_run else config
     except ValidationError as error:
         raise _sentence(error, file if set(base) - set(options) else None, options) from None

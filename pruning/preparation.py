@@ -10,7 +10,7 @@ from torch import nn
 
 from pruning import data, machine, models, records, run_files, shrink
 from pruning.allocation import Amount, LayerSize, read_by_layer
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
 from pruning.dense import basis
 from pruning.errors import PruningError
 from pruning.layers import Layer, prunable
@@ -114,10 +114,7 @@ def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, di
     result = folder.read_result()
     if result is None:
         raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
-    saved = {**folder.read_config(), "runs_dir": folder.path.parent, "name": folder.path.name}
-    # The weights come from the record: what training began with is not needed, and may not be at hand.
-    config = resolve({**saved, "pretrained": False, "weights": None})
-    session = prepare(config, observer)
+    session = prepare(_without_first_weights(records.recorded(folder)), observer)
     try:
         session.model.load_state_dict(run_files.read_tensors(folder.model))
     except (OSError, RuntimeError, ValueError) as error:
@@ -134,8 +131,12 @@ def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, di
 def new_network(session: Session, seed: int) -> nn.Module:
     """A network like the session's of which nothing is removed, with weights as drawn at random by this seed."""
     torch.manual_seed(seed)
-    config = session.config.model_copy(update={"pretrained": False, "weights": None})
-    return build_network(config, session.data, session.device)
+    return build_network(_without_first_weights(session.config), session.data, session.device)
+
+
+def _without_first_weights(config: RunConfig) -> RunConfig:
+    """The same options for a network that gets its weights elsewhere: those it started from may not be at hand."""
+    return config.model_copy(update={"pretrained": False, "weights": None})
 
 
 def networks_to_time(session: Session) -> dict[str, nn.Module]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.config import differences, resolve
+from pruning.config import differences
 from pruning.errors import PruningError
 from pruning.measure import size
 from pruning.preparation import DamagedRecordError, reopen
 from pruning.records import final_network
+from pruning.records import recorded as recorded_options
 from pruning.run_files import RunFolder, file_digest, record_digest
 from pruning.session import Observer, Session
 
@@ -60,7 +61,7 @@ def _digests(folder: RunFolder, result: dict[str, Any]) -> list[Check]:
 
 def _options(folder: RunFolder, result: dict[str, Any]) -> Check:
     """The options that determine the result, in the record and in the file that repeats the run."""
-    beside = resolve({}, folder.config).identity()
+    beside = recorded_options(folder).identity()
     recorded = {name: value for name, value in result["config"].items() if name in beside}
     different = "; ".join(differences(recorded, beside))
     return Check("options", f"as in {folder.config.name}", different or "the same", not different)
