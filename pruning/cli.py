@@ -52,7 +52,7 @@ SPINS = "20000"
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 2 the user's mistake, 130 or 143 interrupted, 1 anything else."""
+    """Run the command line and exit: 0 done, 2 the user's mistake, 129, 130 or 143 interrupted, 1 anything else."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     sys.exit(_exit_code(sys.argv[1:]))
 

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,14 +20,42 @@ BAR_WIDTH = 24
 FILE_WIDTH = 160  # columns of tables in a file, where nothing would be gained by cutting names short
 
 
+class Output:
+    """A standard stream that goes on into nowhere once its terminal is closed, so that nothing fails by that."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._leave_terminal(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._leave_terminal(error)
+
+    def _leave_terminal(self, error: OSError) -> None:
+        if error.errno != errno.EIO:
+            raise error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
 class Console:
     """Shows a run. `quiet` leaves warnings only; colours follow NO_COLOR and whether the output is a terminal."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._out = RichConsole(highlight=False, quiet=quiet)
+        self._out = RichConsole(highlight=False, quiet=quiet, file=cast(IO[str], Output(sys.stdout)))
         if not self._out.is_terminal:
             self._out.width = FILE_WIDTH
-        self._err = RichConsole(highlight=False, stderr=True)
+        self._err = RichConsole(highlight=False, stderr=True, file=cast(IO[str], Output(sys.stderr)))
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._shown_reading = ""
