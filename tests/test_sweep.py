@@ -268,6 +268,11 @@ def test_shards_are_a_partition_into_whole_trajectories(of: int, tmp_path: Path)
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_every_ready_grid_is_of_the_same_runs_whatever_the_machine(file: Path) -> None:
+    assert all(chosen.config.threads for chosen in grid.runs(grid.read(file), RUNS))
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
 def test_every_ready_grid_has_a_plan(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
