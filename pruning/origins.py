@@ -12,7 +12,7 @@ from pruning.config import option
 from pruning.errors import PruningError
 from pruning.yaml_files import read_yaml
 
-NOT_SAID = (None, False, [])  # what a resolved configuration has for options that play no part
+NOT_SAID: tuple[Any, ...] = (None, False, [])  # what a resolved configuration has for options that play no part
 
 
 @contextlib.contextmanager
