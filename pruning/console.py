@@ -144,8 +144,8 @@ class Console:
             f"round {event['round']}      sparsity {_percent(event['sparsity'])} "
             f"(target {_percent(event['target_sparsity'])})  compression {_times(event['compression_ratio'])}  "
             f"theoretical speedup {_times(event['theoretical_speedup'])}  "
-            f"top-1 {event['top1_before_finetune']:.2f} -> {event['top1']:.2f} %"
-            + (f"  validation {event['validation_top1']:.2f} %, {_held(event)}" if "held" in event else ""),
+            f"top-1 {event['top1_before_finetune']:.2f} -> {_top1(event, 'top1')}"
+            + (f"  validation {_top1(event, 'validation_top1')}, {_held(event)}" if "held" in event else ""),
             style="bold green" if event.get("held", True) else "bold yellow",
         )
 
@@ -367,7 +367,14 @@ def _how_far(event: Mapping[str, Any]) -> str:
 
 
 def _held(entry: Mapping[str, Any]) -> str:
-    return "held" if entry["held"] else "too far, taken back"
+    if entry["held"]:
+        return "held"
+    return "too far, taken back" if "top1" in entry else "diverged, taken back"
+
+
+def _top1(entry: Mapping[str, Any], name: str) -> str:
+    """A top-1 of a round; one whose training diverged has none."""
+    return f"{entry[name]:.2f} %" if name in entry else "-"
 
 
 def _rounds_table(result: Mapping[str, Any]) -> Table:
@@ -392,8 +399,8 @@ def _rounds_table(result: Mapping[str, Any]) -> Table:
             _times(entry["compression_ratio"]),
             _times(entry["theoretical_speedup"]),
             f"{entry['top1_before_finetune']:.2f} %",
-            f"{entry['top1']:.2f} %",
-            *((f"{entry['validation_top1']:.2f} %", _held(entry)) if searched else ()),
+            _top1(entry, "top1"),
+            *((_top1(entry, "validation_top1"), _held(entry)) if searched else ()),
         )
     return table
 
