@@ -24,6 +24,7 @@ DIRECT = 1 << 13  # scores so few that all of them are collected, without a brac
 MARGIN = (
     3.0  # in standard deviations of the sampled rank; one bracket in 400 misses, which costs another pass
 )
+EXPECTED_INSIDE = 64  # room is made for every 64th score; of millions about every 100th is inside the bracket
 LOWEST = torch.finfo(torch.float32).min  # the score of what goes before everything else
 GOLDEN = (sqrt(5) - 1) / 2
 
@@ -50,7 +51,7 @@ def smallest(sources: Sequence[Source], count: int) -> list[Tensor]:
     count = min(max(count, 0), total)
     if count in (0, total):
         return [torch.full((source.size,), count == 0, device=source.device) for source in sources]
-    masks = [torch.empty(source.size, dtype=torch.bool, device=source.device) for source in sources]
+    masks = _unwritten_masks(sources)
     sample = _sample(sources, total) if total > DIRECT else torch.empty(0)
     margin = MARGIN
     while True:
@@ -64,13 +65,27 @@ def smallest(sources: Sequence[Source], count: int) -> list[Tensor]:
         margin *= 4
 
 
+def _unwritten_masks(sources: Sequence[Source]) -> list[Tensor]:
+    """A flat mask per source. Those on the CPU lie in one piece of memory, for which NumPy asks for huge pages.
+
+    The system hands out memory page by page at the first write; in small pages that took longer than the writing.
+    """
+    sizes = [source.size if source.device.type == "cpu" else 0 for source in sources]
+    on_cpu = torch.from_numpy(numpy.empty(sum(sizes), dtype=numpy.bool_)).split(sizes)
+    return [
+        mask
+        if source.device.type == "cpu"
+        else torch.empty(source.size, dtype=torch.bool, device=source.device)
+        for source, mask in zip(sources, on_cpu, strict=True)
+    ]
+
+
 def _sample(sources: Sequence[Source], total: int) -> Tensor:
     """Some scores of all sources: one of each of equally long stretches, at an irregular place in it.
 
-    There are total^(2/3) / 3 of them, which balances the work of looking at them against that of selecting in the
-    bracket.
+    There are total^(2/3) of them, which balances the work of looking at them against that of selecting in the bracket.
     """
-    wanted = ceil(total ** (2 / 3) / 3)
+    wanted = ceil(total ** (2 / 3))
     stretch = torch.arange(wanted, dtype=torch.float64)
     places = ((stretch + (stretch * GOLDEN).frac()) * (total / wanted)).long().clamp_(max=total - 1)
     ends = torch.tensor([source.size for source in sources]).cumsum(0)
@@ -105,8 +120,8 @@ def _kth_smallest(scores: Tensor, k: int) -> float:
 class Pile:
     """A growing 1-d tensor in one piece of memory: thousands of small ones, kept, would fragment the heap."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._room = torch.empty(1 << 14, dtype=dtype, device=device)
+    def __init__(self, room: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._room = torch.empty(room, dtype=dtype, device=device)
         self._length = 0
 
     def add(self, values: Tensor) -> None:
@@ -115,7 +130,7 @@ class Pile:
             larger = torch.empty(2 * end, dtype=self._room.dtype, device=self._room.device)
             larger[: self._length] = self.values
             self._room = larger
-        self._room[self._length : end] = values
+        self._room.narrow(0, self._length, len(values)).copy_(values)
         self._length = end
 
     @property
@@ -135,35 +150,44 @@ class Inside:
 def _split(sources: Sequence[Source], masks: list[Tensor], low: float, high: float) -> tuple[int, Inside]:
     """Writes masks of the scores above `low`; returns how many are not, and what is strictly inside the bracket."""
     home = sources[0].device
+    total = sum(source.size for source in sources)
+    room = max(DIRECT, total // EXPECTED_INSIDE)
+    scores_inside, positions = Pile(room, torch.float32, home), Pile(room, torch.int64, home)
     above: list[Tensor | int] = []
-    scores_inside, positions, counts = Pile(torch.float32, home), Pile(torch.int64, home), []
+    counts = []
     for source, mask in zip(sources, masks, strict=True):
         count = 0
         for where, scores in source.slices():
-            flags = _flags_on_cpu if scores.device.type == "cpu" else _flags_on_device
-            number, found = flags(scores, low, high, mask[where.start : where.stop])
+            split = _split_on_cpu if scores.device.type == "cpu" else _split_on_device
+            number, found, places = split(scores, low, high, mask[where.start : where.stop])
             above.append(number)
-            scores_inside.add(scores.index_select(0, found))
-            positions.add(found.add_(where.start))
-            count += found.shape[0]
+            scores_inside.add(found)
+            positions.add(places.add_(where.start))
+            count += len(places)
         counts.append(count)
-    below = sum(source.size for source in sources) - sum(int(number) for number in above)
+    below = total - sum(int(number) for number in above)
     return below, Inside(scores_inside.values, positions.values, counts)
 
 
-def _flags_on_device(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Writes `kept`, where scores are above `low`; how many are, and the positions of those below `high` too."""
+def _split_on_device(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Writes `kept`, where scores are above `low`; how many are, and those below `high` too with their positions."""
     torch.gt(scores, low, out=kept)
-    return kept.sum(), (kept & (scores < high)).nonzero().squeeze(1)
+    positions = (kept & (scores < high)).nonzero().squeeze(1)
+    return kept.sum(), scores.index_select(0, positions), positions
 
 
-def _flags_on_cpu(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[int, Tensor]:
+def _split_on_cpu(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[int, Tensor, Tensor]:
     """The same by NumPy, which compares floats into bools several times faster than torch does on CPUs."""
     values, above = scores.numpy(), kept.numpy()
     numpy.greater(values, low, out=above)
     inside = numpy.less(values, high)
     inside &= above
-    return int(numpy.count_nonzero(above)), torch.from_numpy(numpy.flatnonzero(inside))
+    positions = inside.nonzero()[0]
+    return (
+        int(numpy.count_nonzero(above)),
+        torch.from_numpy(values.take(positions)),
+        torch.from_numpy(positions),
+    )
 
 
 def _remove_inside(masks: list[Tensor], inside: Inside, count: int) -> None:
