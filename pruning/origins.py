@@ -12,7 +12,8 @@ from pruning.config import option
 from pruning.errors import PruningError
 from pruning.yaml_files import read_yaml
 
-NOT_SAID: tuple[Any, ...] = (None, False, [])  # what a resolved configuration has for options that play no part
+# What a resolved configuration has for options that play no part.
+NOT_SAID: tuple[Any, ...] = (None, False, [])
 
 
 @contextlib.contextmanager
