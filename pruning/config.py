@@ -80,8 +80,8 @@ class Data(Part):
 
     @field_validator("data")
     @classmethod
-    def _data_exists(cls, folder: Path | None) -> Path | None:
-        if folder is not None and not folder.is_dir():
+    def _data_exists(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
+        if folder is not None and not folder.is_dir() and info.context != "recorded":
             raise PruningError(f"--data {folder}: no such folder; give the folder that holds the images.")
         return folder
 
@@ -112,8 +112,8 @@ class Network(Part):
 
     @field_validator("weights")
     @classmethod
-    def _weights_exist(cls, file: Path | None) -> Path | None:
-        if file is not None and not file.is_file():
+    def _weights_exist(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and not file.is_file() and info.context != "recorded":
             raise PruningError(f"--weights {file}: no such file; give a .safetensors, .pt, .pth or .th file.")
         return file
 

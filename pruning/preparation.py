@@ -11,7 +11,6 @@ from torch import nn
 from pruning import data, machine, models, records, safe_files, shrink
 from pruning.allocation import Amount, LayerSize, read_by_layer
 from pruning.config import RunConfig
-from pruning.config_reading import resolve
 from pruning.dense import basis
 from pruning.errors import PruningError, first_line
 from pruning.grouping import at_least, floor_reached
@@ -117,12 +116,7 @@ def reopen(folder: RunFolder, observer: Observer) -> tuple[Session, dict[str, An
     result = folder.read_result()
     if result is None:
         raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
-    saved = {**folder.read_config(), "runs_dir": folder.path.parent, "name": folder.path.name}
-    # The weights come from the record: those that training began with are not needed, and may not be at hand. The
-    # options' checks only ask whether there were some.
-    began = bool(saved.get("pretrained") or saved.get("weights"))
-    config = resolve({**saved, "pretrained": began, "weights": None}).model_copy(update={"pretrained": False})
-    session = prepare(config, observer)
+    session = prepare(_without_first_weights(records.recorded(folder)), observer)
     try:
         session.model.load_state_dict(safe_files.read_tensors(folder.model))
     except (OSError, RuntimeError, ValueError) as error:
@@ -139,8 +133,12 @@ def reopen(folder: RunFolder, observer: Observer) -> tuple[Session, dict[str, An
 def new_network(session: Session, seed: int) -> nn.Module:
     """A network like the session's of which nothing is removed, with weights as drawn at random by this seed."""
     torch.manual_seed(seed)
-    config = session.config.model_copy(update={"pretrained": False, "weights": None})
-    return build_network(config, session.data, session.device)
+    return build_network(_without_first_weights(session.config), session.data, session.device)
+
+
+def _without_first_weights(config: RunConfig) -> RunConfig:
+    """The same options for a network that gets its weights elsewhere: those it started from may not be at hand."""
+    return config.model_copy(update={"pretrained": False, "weights": None})
 
 
 def networks_to_time(session: Session) -> dict[str, nn.Module]:

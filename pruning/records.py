@@ -44,12 +44,18 @@ def final_network(dense: Mapping[str, Any], rounds: Sequence[Any]) -> Mapping[st
     return held[-1] if held else dense
 
 
+def recorded(folder: RunFolder) -> RunConfig:
+    """The options of the run in `folder`, wherever that lies now. PruningError if it holds no run."""
+    folder.read_config()
+    return resolve({"runs_dir": folder.path.parent, "name": folder.path.name}, folder.config, recorded=True)
+
+
 def refuse_other_run(config: RunConfig) -> None:
     """A folder belongs to one run: PruningError, naming the options, if it was begun with others."""
     folder = folder_of(config)
     if not folder.config.exists():
         return
-    different = differences(resolve({}, folder.config).identity(), config.identity())
+    different = differences(recorded(folder).identity(), config.identity())
     if different:
         raise PruningError(
             f"{folder.path} is another run: {'; '.join(different)}. Choose another --name, or replace it with --fresh."

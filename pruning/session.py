@@ -18,7 +18,7 @@ from pruning.accumulating import Accumulated
 from pruning.config import RunConfig
 from pruning.config_reading import differences
 from pruning.data import Dataset
-from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
+from pruning.errors import DivergedError, InterruptedRunError, PruningError
 from pruning.layers import Layer, prunable
 from pruning.masks import Masks
 from pruning.measure import compute, size
@@ -89,7 +89,7 @@ class Progress:
 
     `masked` is the evaluation of the network right after the current round's pruning; None before that pruning.
     `shared_rounds` is how many of the rounds were taken from another run that began with the same (--share-rounds).
-    `accepted_warnings` is how many of the warnings are about the network to go back to (--max-drop).
+    `accepted_warnings` is how many of the warnings stay when the run goes back to an earlier network (--max-drop).
     """
 
     dense: dict[str, Any] | None = None
@@ -191,10 +191,7 @@ class Session:
     # --- what is measured ---------------------------------------------------------------------------------------
 
     def evaluate(self, what: str, split: str = "test", **about: Any) -> dict[str, float]:
-        """top1 and top5 (percent) and loss of the network as it is, on one split.
-
-        RunStoppedError if the loss is NaN or infinite: the last step of a training diverged, say.
-        """
+        """top1 and top5 (percent) and loss of the network as it is, on one split. DivergedError if there is no loss."""
         with self.clock.stage("evaluation"):
             evaluation = evaluate(
                 self.model,
@@ -205,9 +202,7 @@ class Session:
                 between_batches=self.observer.check_stop,
             )
         if not math.isfinite(evaluation.loss):
-            raise RunStoppedError(
-                f"The network's loss on the {split} images is {evaluation.loss}: it has diverged. {self._slower()}"
-            )
+            raise DivergedError(f"the loss on the {split} images is {evaluation.loss}", self.config.precision)
         numbers = asdict(evaluation)
         self.emit("evaluation", what=what, split=split, **about, **numbers)
         return numbers
@@ -272,10 +267,13 @@ class Session:
         self._accepted = {name: tensor.clone() for name, tensor in self._network().items()}
         self.progress.accepted_warnings = len(self.progress.warnings)
 
-    def go_back(self) -> None:
-        """Put what was accepted last in place again; warnings since then are void."""
+    def go_back(self, why: str | None = None) -> None:
+        """Put what was accepted last in place again; warnings since then are void, `why` stays as one."""
         self._put(self._accepted)
         del self.progress.warnings[self.progress.accepted_warnings :]
+        if why is not None:
+            self.warn(why)
+            self.progress.accepted_warnings = len(self.progress.warnings)
 
     def _network(self) -> dict[str, Tensor]:
         masks = {} if self.masks is None else self.masks.tensors()
@@ -352,7 +350,7 @@ class Session:
     ) -> None:
         """Train the network, from where `saved` left it, to the end of the recipe (or of `epochs` of its epochs).
 
-        `save(tensors, position)` is called at the configured interval and when a signal asks to stop. RunStoppedError
+        `save(tensors, position)` is called at the configured interval and when a signal asks to stop. DivergedError
         when the loss becomes NaN or infinite; what was saved last is from before that. `between_batches` is called with
         the number of batches done, from 1 on, before the next one and at the end; it may put other masks in place. What
         is saved is from before that call, so that it comes again in the process that goes on.
@@ -424,17 +422,13 @@ class Session:
                 after_batch=after_batch,
             )
         except NotFiniteError as error:
-            raise RunStoppedError(f"Training stopped: {error}. {self._slower()}") from None
+            self.batches_done = begun + (recipe.epochs - recipe.first_epoch) * in_epoch
+            raise DivergedError(str(error), recipe.precision) from None
         if self.masks is not None:
             # Holding multiplies by zero, which leaves -0.0 where a weight was negative: now they are all +0.0.
             self.masks.apply(self.model)
         self.batches_done = begun + done()
         self._tick(self.batches_done)
-
-    def _slower(self) -> str:
-        """What to try where a network diverged."""
-        exact = ", or --precision fp32" if self.config.precision != "fp32" else ""
-        return f"Try a lower --lr (--finetune-lr after pruning){exact}."
 
     def _tick(self, done: int) -> None:
         self.observer.progress(done, self.dense_batches + self.config.rounds * self.round_batches)
