@@ -202,7 +202,10 @@ class Session:
                 between_batches=self.observer.check_stop,
             )
         if not math.isfinite(evaluation.loss):
-            raise DivergedError(f"the loss on the {split} images is {evaluation.loss}", self.config.precision)
+            raise DivergedError(
+                f"the loss on the {split} images is {evaluation.loss}, the network has diverged",
+                self.config.precision,
+            )
         numbers = asdict(evaluation)
         self.emit("evaluation", what=what, split=split, **about, **numbers)
         return numbers
@@ -404,11 +407,16 @@ class Session:
             save(*state.pack())
 
         def after_epoch(epoch: int) -> None:
-            self.evaluate("training", "validation", epoch=epoch, **about)
+            try:
+                self.evaluate("training", "validation", epoch=epoch, **about)
+            except InterruptedRunError:
+                save_state()
+                raise
             on_epoch(epoch)
 
         try:
-            go_on()
+            if state.batch < in_epoch:  # else the evaluation comes first that a stop broke off
+                go_on()
             train(
                 self.model,
                 self.data,

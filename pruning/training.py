@@ -164,7 +164,8 @@ def train(
     """Train `model` in place from `state`, which moves along, to the end of the recipe (or of `epochs` of its epochs).
 
     `on_log` gets mean loss and accuracy (percent) of the epoch so far, every `log_interval` batches and at an epoch's
-    end; `on_epoch` the number of epochs done. `after_batch` is called after every step, when network and state agree:
+    end; `on_epoch` the number of epochs done, while the state still stands at the end of the last one: taken up from
+    there, training begins with that call. `after_batch` is called after every step, when network and state agree:
     the moment to save, or to stop by raising. NotFiniteError when the loss became NaN or infinite.
     """
     device = next(model.parameters()).device
@@ -197,8 +198,8 @@ def train(
                 on_log(_log_entry(state, in_epoch, learning_rate))
             if state.batch < in_epoch:
                 after_batch()
+        on_epoch(state.epoch + 1)
         state.begin_epoch(state.epoch + 1)
-        on_epoch(state.epoch)
         after_batch()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import termios
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,12 @@ from conftest import (
     only_run,
     outcome,
     read_result,
+    small_mnist,
     wait_for_event,
 )
 
 from pruning.config_reading import resolve
-from pruning.errors import RunStoppedError
+from pruning.errors import InterruptedRunError, RunStoppedError
 from pruning.experiment import run
 from pruning.signals import Signals
 
@@ -160,6 +163,96 @@ def test_a_resumed_run_logs_every_batch_once(tmp_path: Path) -> None:
     assert len(batches) == len(set(batches)) == (2 + 1 + 1) * 85
 
 
+class StopsInTheEvaluation(Silent):
+    """Asks to stop in the evaluation after the last batch of an epoch."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, int, int]] = []
+        self.at_the_end = False
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "batch":
+            self.batches.append((event["phase"], event["epoch"], event["batch"]))
+            self.at_the_end = event["batch"] == event["batches"]
+
+    def check_stop(self) -> None:
+        if self.at_the_end:
+            raise InterruptedRunError(signal.SIGTERM)
+
+
+def test_a_stop_in_the_evaluation_after_an_epoch_loses_no_batch_of_it(tmp_path: Path) -> None:
+    config = resolve(
+        {
+            "dataset": "mnist",
+            "data": small_mnist(tmp_path / "mnist"),
+            "epochs": 3,
+            "sparsity": 0.5,
+            "schedule": "gradual",
+            "prune_every": 1,
+            "checkpoint_interval": 1000,
+            "log_interval": 1,
+            "measure_seconds": 0,
+            "runs_dir": tmp_path / "runs",
+            "name": "run",
+        }
+    )
+    batches = []
+    for _ in range(7):  # 3 dense epochs, 3 gradual ones, and then no further
+        stopping = StopsInTheEvaluation()
+        with contextlib.suppress(InterruptedRunError):
+            run(config, stopping)
+        batches += stopping.batches
+    assert len(batches) == len(set(batches)) == (2 + 1 + 1) * 85
+
+
+class StopsInTheEvaluation(Silent):
+    """Asks to stop in the evaluation after the last batch of an epoch."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, int, int]] = []
+        self.at_the_end = False
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "batch":
+            self.batches.append((event["phase"], event["epoch"], event["batch"]))
+            self.at_the_end = event["batch"] == event["batches"]
+
+    def check_stop(self) -> None:
+        if self.at_the_end:
+            raise InterruptedRunError(signal.SIGTERM)
+
+
+def test_a_stop_in_the_evaluation_after_an_epoch_loses_no_batch_of_it(tmp_path: Path) -> None:
+    config = resolve(
+        {
+            "dataset": "mnist",
+            "data": small_mnist(tmp_path / "mnist"),
+            "epochs": 3,
+            "sparsity": 0.5,
+            "schedule": "gradual",
+            "prune_every": 1,
+            "checkpoint_interval": 1000,
+            "log_interval": 1,
+            "measure_seconds": 0,
+            "runs_dir": tmp_path / "runs",
+            "name": "run",
+        }
+    )
+    batches = []
+    while True:
+        stopping = StopsInTheEvaluation()
+        try:
+            run(config, stopping)
+        except InterruptedRunError:
+            batches += stopping.batches
+            continue
+        break
+    assert len(batches) == len(set(batches))
+    interrupted = outcome(tmp_path / "runs/run")
+    run(config.model_copy(update={"runs_dir": tmp_path / "undisturbed"}), Silent())
+    assert interrupted == outcome(tmp_path / "undisturbed/run")
+
+
 def test_resume_by_folder(uninterrupted: dict[str, Any], cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "runs/run"
     process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
@@ -226,6 +319,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_try(cli: Cli, 
     assert not list((tmp_path / "runs").glob("*/result.json"))
 
 
+def test_so_does_one_that_only_the_last_step_took_too_far(tmp_path: Path) -> None:
+    """The loss of every training batch was finite; the network is not."""
+    with pytest.raises(RunStoppedError, match=r"loss on the \w+ images is .*diverged. Try a lower --lr"):
+        run(resolve({"lr": 1e30, "epochs": 1, "batch_size": 10_800, "runs_dir": tmp_path}), Silent())
+    assert not list(tmp_path.glob("*/result.json"))
+
+
 def test_a_run_on_other_images_is_not_resumed(tmp_path: Path) -> None:
     folder = tmp_path / "runs/run"
     process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
@@ -250,10 +350,3 @@ def test_a_damaged_state_to_rewind_to_is_trained_again(tmp_path: Path) -> None:
     (snapshot,) = (tmp_path / "runs/.dense").glob("*/epoch-1.safetensors")
     snapshot.write_bytes(snapshot.read_bytes()[:-10])
     assert outcome(_whole(tmp_path, rewind)) == before
-
-
-def test_so_does_one_that_only_the_last_step_took_too_far(tmp_path: Path) -> None:
-    """The loss of every training batch was finite; the network is not."""
-    with pytest.raises(RunStoppedError, match=r"loss on the \w+ images is .*diverged. Try a lower --lr"):
-        run(resolve({"lr": 1e30, "epochs": 1, "batch_size": 10_800, "runs_dir": tmp_path}), Silent())
-    assert not list(tmp_path.glob("*/result.json"))
