@@ -69,7 +69,9 @@ class Part(BaseModel):
 class Data(Part):
     """Data"""
 
-    dataset: str = Field("fashion_mini", description="Data set (see `list datasets`); with --data: folder.")
+    dataset: str = Field(
+        "fashion_mini", description="Data set (see `list datasets`); --data alone means `folder`."
+    )
     data: Path | None = Field(
         None,
         description="Folder of images, one sub-folder a class; or, with --dataset, where that data set lies.",
@@ -85,7 +87,8 @@ class Data(Part):
     @classmethod
     def _data_exists(cls, folder: Path | None) -> Path | None:
         if folder is not None and not folder.is_dir():
-            raise PruningError(f"--data {folder}: no such folder; give the folder that holds the images.")
+            what = " is no folder" if folder.exists() else ": no such folder"
+            raise PruningError(f"--data {folder}{what}; give the folder that holds the images.")
         return folder
 
     @model_validator(mode="before")
@@ -117,7 +120,8 @@ class Network(Part):
     @classmethod
     def _weights_exist(cls, file: Path | None) -> Path | None:
         if file is not None and not file.is_file():
-            raise PruningError(f"--weights {file}: no such file; give a .safetensors, .pt, .pth or .th file.")
+            what = " is no file" if file.exists() else ": no such file"
+            raise PruningError(f"--weights {file}{what}; give a .safetensors, .pt, .pth or .th file.")
         return file
 
     @model_validator(mode="after")
@@ -647,11 +651,17 @@ def _in_file(file: Path | None, error: PruningError) -> PruningError:
     return error if file is None else PruningError(f"{file}: {error}")
 
 
+def in_plain_words(message: str) -> str:
+    """pydantic's complaint about a number without what only programmers know."""
+    message = re.sub(r", unable to parse string as an? \w+", "", message)
+    return message.replace("a valid integer", "a whole number").replace("a valid number", "a number")
+
+
 def _sentence(error: ValidationError, file: Path | None, options: Mapping[str, Any]) -> PruningError:
     """pydantic's first complaint as one sentence that names option, value and bound."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
-    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    message = in_plain_words(first["msg"]).removeprefix("Input ").removeprefix("Value error, ")
     about = RunConfig.model_fields[name].description or ""
     meaning = about.split(" (default")[0].rstrip(".")
     where = f"{file}: " if file is not None and name not in options else ""
