@@ -24,10 +24,11 @@ from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from pruning import catalogue, plugins, records
-from pruning.config import PARTS, RunConfig, in_plain_words, option, resolve
+from pruning.config import PARTS, RunConfig, option
+from pruning.config_reading import in_plain_words, resolve
 from pruning.console import Console, counted
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
-from pruning.run_files import write_bytes
+from pruning.safe_files import write_bytes
 from pruning.signals import Signals
 
 SPELLINGS = {

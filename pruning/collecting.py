@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.errors import PruningError
-from pruning.layers import CONVOLUTIONS, Layer
+from pruning.layers import CONVOLUTIONS, Layer, input_width
 
 BLOCK = 50  # weights in a block of the Fisher matrix (Kurtic et al. 2022)
 DAMPING = 1e-3  # on its diagonal; how it was chosen is said in `inverse_fisher`
@@ -345,20 +345,20 @@ def _input_sums(
         if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and id(module.weight) in names
     ]
     refuse_unseen_inputs(layers)
-    sums = {name: torch.zeros(_features(module), device=module.weight.device) for module, name in holders}
+    sums = {name: torch.zeros(input_width(module), device=module.weight.device) for module, name in holders}
     counts = dict.fromkeys(sums, 0)
 
-    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def look(name: str, weight: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             inputs = arguments[0].detach().float()
-            channels = -1 if isinstance(module, nn.Linear) else inputs.dim() - module.weight.dim() + 1  # type: ignore[operator]
+            channels = -1 if isinstance(module, nn.Linear) else inputs.dim() - weight.dim() + 1
             by_feature = inputs.movedim(channels, 0).flatten(1)
             sums[name] += of(by_feature).sum(1)
             counts[name] += by_feature.shape[1]
 
         return hook
 
-    hooks = [module.register_forward_pre_hook(look(name)) for module, name in holders]
+    hooks = [module.register_forward_pre_hook(look(name, module.weight)) for module, name in holders]
     tensors = _stand_ins(model, layers)
     try:
         with as_evaluated(model), torch.no_grad():
@@ -382,11 +382,6 @@ def refuse_unseen_inputs(layers: Sequence[Layer]) -> None:
             f"The inputs of {', '.join(unseen)} cannot be seen: scores that need activations are for convolution and "
             "linear layers; exclude the others, or choose a score that needs none."
         )
-
-
-def _features(module: Any) -> int:
-    features: int = module.in_features if isinstance(module, nn.Linear) else module.in_channels
-    return features
 
 
 def _spread(layer: Layer, model: nn.Module, of_inputs: Tensor) -> Tensor:

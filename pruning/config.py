@@ -1,7 +1,7 @@
 """What a run is: every option once, with its default, its bounds and the sentence that the help shows.
 
 A field here is at once the command-line option (`max_lr` is `--max-lr`), the YAML key and the entry in a record's
-`config`. Values are merged in `resolve`: command line, then YAML file, then the defaults below.
+`config`. `config_reading` merges what the command line and a YAML file say over the defaults here.
 
 The parts group the fields by what they determine: `Data`, `Network`, `DenseTraining` and `Machine` together determine
 the dense network; all but `Record` together determine the result.
@@ -9,10 +9,8 @@ the dense network; all but `Record` together determine the result.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,18 +18,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from pruning import methods, models, plugins
+from pruning import methods, models
 from pruning.allocation import DEFAULT_SPARSITY, read_by_layer
+from pruning.digests import digest, file_digest
 from pruning.errors import PruningError
 from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unknown
 from pruning.structure import fixed_sparsity
-from pruning.yaml_files import read_yaml
 
 AMOUNTS = ("sparsity", "compression", "count", "layer_sparsity", "max_drop")
 DEFAULT_ROUNDS = 3
@@ -419,7 +416,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
     def _finetuning_of_policy(cls, values: dict[str, Any]) -> dict[str, Any]:
         """How long and how fast, where the policy says so; what is given must not contradict it."""
         given = {**{name: cls.model_fields[name].default for name in ("epochs", "rewind_epoch")}, **values}
-        if not _replays(values.get("finetune")):
+        if not replays_training(values.get("finetune")):
             return values if values.get("finetune_lr") is not None else {**values, "finetune_lr": FINETUNE_LR}
         epochs, rewind_epoch = _number(given["epochs"]), _number(given["rewind_epoch"])
         if epochs is None or rewind_epoch is None or rewind_epoch > epochs:
@@ -511,7 +508,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
     @property
     def round_first_epoch(self) -> int:
         """The number of epochs that a round's training counts as done when it begins."""
-        return self.rewind_epoch if _replays(self.finetune) else 0
+        return self.rewind_epoch if replays_training(self.finetune) else 0
 
     def plain(self) -> dict[str, Any]:
         """All fields as JSON and YAML hold them."""
@@ -525,7 +522,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
     def identity(self) -> dict[str, Any]:
         """The fields that determine the result, and so which run this is."""
         parts = [part for part in PARTS if part is not Record]
-        contents = {} if self.plugin is None else {"plugin_contents": plugins.digest(self.plugin)}
+        contents = {} if self.plugin is None else {"plugin_contents": file_digest(self.plugin)}
         return {**self.of_parts(parts), "dry_run": self.dry_run, **contents}
 
     def accumulation(self) -> dict[str, Any]:
@@ -566,68 +563,10 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         return re.sub(r"[^A-Za-z0-9._]+", "_", self.arch)[-40:].strip("._")
 
 
-def digest(values: Any) -> str:
-    """Hexadecimal SHA-256 of JSON-able values, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
-    """The configuration of a run: `options` (command line) over the YAML `file` over the defaults.
-
-    Raises PruningError, in one sentence, for a value that is not possible.
-    """
-    base = read_yaml(file) if file is not None else {}
-    if any(options.get(name) is not None for name in AMOUNTS):
-        base = {name: value for name, value in base.items() if name not in AMOUNTS}
-    if "schedule" in options and "rounds" not in options:
-        base = {name: value for name, value in base.items() if name != "rounds"}
-    if {"finetune", "epochs", "rewind_epoch"} & options.keys() and _replays(
-        {**base, **options}.get("finetune")
-    ):
-        base = {name: value for name, value in base.items() if name not in ("finetune_epochs", "finetune_lr")}
-    values = {**base, **options}
-    for name in values:
-        if name not in RunConfig.model_fields:
-            raise _in_file(file, unknown("option", name, RunConfig.model_fields))
-    if values.get("plugin") is not None:
-        plugins.load(Path(str(values["plugin"])))
-    try:
-        config = RunConfig.model_validate(values)
-        return _dry(config) if config.dry_run else config
-    except ValidationError as error:
-        raise _sentence(error, file if set(base) - set(options) else None, options) from None
-
-
-def _replays(policy: Any) -> bool:
+def replays_training(policy: Any) -> bool:
     """Does fine-tuning by the policy of this name follow the dense training's recipe? False for an unknown name."""
     entry = FINETUNINGS.entries().get(str(policy))
     return entry is not None and bool(entry.about.get("replays", False))
-
-
-def _dry(config: RunConfig) -> RunConfig:
-    """The same run, but one epoch where there are more, and small batches to evaluate."""
-    epochs = min(config.epochs, 1)
-    replays = _replays(config.finetune)
-    rewind_epoch = min(config.rewind_epoch, 0 if replays else epochs)
-    fewer = {
-        "epochs": epochs,
-        "rewind_epoch": rewind_epoch,
-        "finetune_epochs": epochs if replays else min(config.finetune_epochs, 1),
-        "prune_every": None,
-        "prune_until": None,
-        "test_batch_size": min(config.test_batch_size, config.batch_size),
-    }
-    return config.model_copy(update=fewer)
-
-
-def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """`option: saved, asked` for every field in which two identities differ."""
-    names = sorted(set(saved) | set(asked))
-    return [
-        f"{option(name)} was {saved.get(name)!r}, now {asked.get(name)!r}"
-        for name in names
-        if saved.get(name) != asked.get(name)
-    ]
 
 
 def option(name: str) -> str:
@@ -645,26 +584,3 @@ def _number(given: Any) -> float | None:
 
 def _options(names: Iterable[str]) -> str:
     return " and ".join(option(name) for name in names)
-
-
-def _in_file(file: Path | None, error: PruningError) -> PruningError:
-    return error if file is None else PruningError(f"{file}: {error}")
-
-
-def in_plain_words(message: str) -> str:
-    """pydantic's complaint about a number without what only programmers know."""
-    message = re.sub(r", unable to parse string as an? \w+", "", message)
-    return message.replace("a valid integer", "a whole number").replace("a valid number", "a number")
-
-
-def _sentence(error: ValidationError, file: Path | None, options: Mapping[str, Any]) -> PruningError:
-    """pydantic's first complaint as one sentence that names option, value and bound."""
-    first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0])
-    message = in_plain_words(first["msg"]).removeprefix("Input ").removeprefix("Value error, ")
-    about = RunConfig.model_fields[name].description or ""
-    meaning = about.split(" (default")[0].rstrip(".")
-    where = f"{file}: " if file is not None and name not in options else ""
-    return PruningError(
-        f"{where}{option(name)} {first['input']}: {message} ({meaning[0].lower()}{meaning[1:]})."
-    )

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from pruning.bench import Section
+    from pruning.export import Exported
 
 BAR_WIDTH = 24
 FILE_WIDTH = 160  # columns of tables in a file, where nothing would be gained by cutting names short
@@ -188,7 +192,7 @@ class Console:
             rows,
         )
 
-    def exported(self, export: Any) -> None:
+    def exported(self, export: Exported) -> None:
         """What was written, and how it compares with the network."""
         self.note(
             f"{export.path}: {export.bytes:,} bytes, read back and compared on {export.images:,} images: "
@@ -231,7 +235,7 @@ class Console:
                 "There is no linear layer, and convolutions do not run from their non-zero weights: no gain in speed."
             )
 
-    def timings(self, section: Any) -> None:
+    def timings(self, section: Section) -> None:
         """A section of `bench`: who took how long, beside the first."""
         rows = [
             [

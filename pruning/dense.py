@@ -7,7 +7,6 @@ is killed leaves checkpoints, from which the next goes on.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.config import DENSE_PARTS, RunConfig, digest
+from pruning.config import DENSE_PARTS, RunConfig
 from pruning.data import Dataset
+from pruning.digests import digest, file_digest
+from pruning.locks import hold
 from pruning.machine import derive_seed
-from pruning.run_files import (
-    Checkpoints,
-    DenseFolder,
-    dense_folder,
-    file_digest,
-    hold,
-    read_tensors,
-    write_tensors,
-)
+from pruning.run_files import Checkpoints, DenseFolder, dense_folder
+from pruning.safe_files import read_tensors, write_tensors
 from pruning.session import Session, pack, unpack
 from pruning.training import Recipe
 
@@ -60,8 +54,7 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
 def _source_digest(model: nn.Module) -> str | None:
     """Digest of the file that defines the network's class; None where it has no file."""
     try:
-        source = inspect.getfile(type(model))
-        return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        return file_digest(Path(inspect.getfile(type(model))))
     except (OSError, TypeError):
         return None
 

@@ -21,3 +21,8 @@ class InterruptedRunError(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.signal_number = signal_number
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, for a sentence of one's own; its type's name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning import machine, records, run_files, trajectories
+from pruning import locks, machine, records, run_files, safe_files, trajectories
 from pruning.config import RunConfig
 from pruning.dense import Origins, dense_network
 from pruning.dense import recipe as dense_recipe
@@ -43,7 +43,7 @@ def run(config: RunConfig, observer: Observer, *, fresh: bool = False) -> dict[s
 
 
 def _run(session: Session, *, fresh: bool) -> dict[str, Any]:
-    with run_files.hold(session.folder.lock, f"The run {session.folder.path.name}"):
+    with locks.hold(session.folder.lock, f"The run {session.folder.path.name}"):
         if fresh:
             session.folder.clear()
         elif (result := session.folder.read_result()) is not None:
@@ -224,11 +224,11 @@ def finish(session: Session) -> dict[str, Any]:
             f"({progress.dense['validation_top1']:.2f} %): the network left is the dense one, and nothing is removed."
         )
     masks = _nothing_removed(session) if session.masks is None else session.masks
-    run_files.write_tensors(folder.model, session.model.state_dict())
-    run_files.write_tensors(folder.masks, masks.tensors(), about=MASKS_FORMAT)
+    safe_files.write_tensors(folder.model, session.model.state_dict())
+    safe_files.write_tensors(folder.masks, masks.tensors(), about=MASKS_FORMAT)
     network = config.network_path()
     if network is not None:
-        run_files.write_network(network, session.model.state_dict())
+        safe_files.write_network(network, session.model.state_dict())
     entry = records.final_network(progress.dense, progress.rounds)
     final = {key: value for key, value in entry.items() if key in progress.dense}
     result: dict[str, Any] = {

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pruning import run_files, shrink, sparse_inference
-from pruning.errors import PruningError
+from pruning import safe_files, shrink, sparse_inference
+from pruning.errors import PruningError, first_line
 from pruning.measure import latency, storage
 from pruning.measure.evaluation import evaluating
 from pruning.registry import unknown
@@ -32,6 +32,7 @@ from pruning.registry import unknown
 TOLERANCE = 1e-4
 Batch = tuple[Tensor, Tensor]
 Outputs = Callable[[Tensor], Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,12 @@ def _compare(model: nn.Module, outputs: Outputs, batches: Iterable[Batch], to: s
 
 
 def _write_dense(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
-    run_files.write_tensors(path, model.state_dict())
+    safe_files.write_tensors(path, model.state_dict())
     return {}
 
 
 def _read_dense(model: nn.Module, images: Tensor, path: Path) -> Outputs:
-    return _with_tensors(model, run_files.read_tensors(path))
+    return _with_tensors(model, safe_files.read_tensors(path))
 
 
 def _write_sparse(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
@@ -218,6 +219,7 @@ def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
         ),
         images,
     )
+    assert program is not None  # it is none only without dynamo
     program.save(path)
     return {"input": "images", "output": "outputs"}
 
@@ -229,7 +231,7 @@ def _read_onnx(model: nn.Module, images: Tensor, path: Path) -> Outputs:
     return lambda inputs: torch.from_numpy(session.run(["outputs"], {"images": inputs.cpu().numpy()})[0])
 
 
-def _traced(to: str, trace: Callable[[Tensor, dict[int, Any]], Any], images: Tensor) -> Any:
+def _traced(to: str, trace: Callable[[Tensor, dict[int, Any]], T], images: Tensor) -> T:
     """What a tracing exporter makes of the network, for batches of any size."""
     # Two, as tracing takes a batch of one for a constant; and of zeros, as the file may keep its example.
     example = torch.zeros(2, *images.shape[1:], dtype=images.dtype)
@@ -237,8 +239,7 @@ def _traced(to: str, trace: Callable[[Tensor, dict[int, Any]], Any], images: Ten
         with _quiet():
             return trace(example, {0: torch.export.Dim.DYNAMIC})
     except Exception as error:  # whatever the tracer ran into in the network's own code
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PruningError(f"The network can't be exported to {to}: {reason}") from error
+        raise PruningError(f"The network can't be exported to {to}: {first_line(error)}") from error
 
 
 def _laid_out_plainly(model: nn.Module) -> nn.Module:

@@ -191,3 +191,10 @@ def _nothing_prunable(model: nn.Module, layers: list[Layer]) -> str:
 
 def _join(module_name: str, own_name: str) -> str:
     return f"{module_name}.{own_name}" if module_name else own_name
+
+
+def input_width(module: nn.Module) -> int:
+    """Input features of a linear layer, input channels of a convolution."""
+    width = module.in_features if isinstance(module, nn.Linear) else module.in_channels
+    assert isinstance(width, int)
+    return width

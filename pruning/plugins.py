@@ -13,13 +13,13 @@ The file is the user's program: it is run, like a network of one's own.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import sys
 import traceback
 from pathlib import Path
 
 from pruning import registry
+from pruning.digests import file_digest
 from pruning.errors import PruningError
 from pruning.registry import Entry, Registry
 
@@ -32,7 +32,7 @@ def load(file: Path) -> None:
     Raises PruningError if it is missing, fails, registers nothing, or takes a name that there is already.
     """
     try:
-        contents = digest(file)
+        contents = file_digest(file)
     except OSError as error:
         raise PruningError(f"--plugin {file}: cannot be read ({error.strerror}).") from None
     if _loaded.get(file.resolve()) == contents:
@@ -49,11 +49,6 @@ def load(file: Path) -> None:
             f"--plugin {file}: registers nothing; decorate a function with @SCORES.register(...), say."
         )
     _loaded[file.resolve()] = contents
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of what is in the file. OSError if it cannot be read."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _everything() -> dict[tuple[str, str], Entry]:
@@ -75,7 +70,7 @@ def _run(file: Path) -> None:
         spec.loader.exec_module(module)
     except PruningError:
         raise
-    except Exception as error:
+    except Exception as error:  # it is the user's program
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]

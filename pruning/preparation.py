@@ -8,17 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning import data, machine, models, records, run_files, shrink
+from pruning import data, machine, models, records, safe_files, shrink
 from pruning.allocation import Amount, LayerSize, read_by_layer
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.dense import basis
-from pruning.errors import PruningError
+from pruning.errors import PruningError, first_line
 from pruning.layers import Layer, prunable
 from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.methods import split
 from pruning.models import trial
 from pruning.registry import SCHEDULES, STRUCTURES
+from pruning.run_files import RunFolder
 from pruning.session import Clock, Observer, Session
 from pruning.step import check
 from pruning.structure import output_dimension
@@ -92,20 +94,20 @@ def rounds_of(config: RunConfig, model: nn.Module, shape: tuple[int, int, int]) 
 
 def check_outputs(config: RunConfig, *, fresh: bool) -> None:
     """PruningError unless everything that the run will write has its place; creates nothing."""
-    run_files.check_writable(config.runs_dir)
+    safe_files.check_writable(config.runs_dir)
     records.folder_of(config).check_free()
     if not fresh:
         records.refuse_other_run(config)
     network = config.network_path()
     if network is not None:
-        run_files.check_savable(network)
+        safe_files.check_savable(network)
 
 
 class DamagedRecordError(PruningError):
     """A record's network or masks are missing, damaged, or not of this record."""
 
 
-def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, dict[str, Any]]:
+def reopen(folder: RunFolder, observer: Observer) -> tuple[Session, dict[str, Any]]:
     """A complete run taken up again from its files: a session with its network and masks in place, and its record.
 
     PruningError if the folder holds no complete run, or its data or code are not at hand; DamagedRecordError if its
@@ -119,10 +121,10 @@ def reopen(folder: run_files.RunFolder, observer: Observer) -> tuple[Session, di
     config = resolve({**saved, "pretrained": False, "weights": None})
     session = prepare(config, observer)
     try:
-        session.model.load_state_dict(run_files.read_tensors(folder.model))
+        session.model.load_state_dict(safe_files.read_tensors(folder.model))
     except (OSError, RuntimeError, ValueError) as error:
         raise DamagedRecordError(
-            f"{folder.model} does not hold this run's network ({_first_line(error)})."
+            f"{folder.model} does not hold this run's network ({first_line(error).rstrip('.:')})."
         ) from None
     try:
         session.masks = Masks.load(folder.masks)
@@ -168,10 +170,6 @@ def shrunk_twin(session: Session) -> shrink.Shrunk | None:
         return None
     images = torch.randn(2, *session.data.shape, generator=torch.Generator().manual_seed(0))
     return shrink.shrink(session.model, images.to(session.device))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".:")
 
 
 def build_network(config: RunConfig, images: data.Dataset, device: torch.device) -> nn.Module:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning.config import RunConfig, differences, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import differences, resolve
 from pruning.errors import PruningError
 from pruning.run_files import RunFolder, is_sealed, run_folder
 

@@ -1,4 +1,4 @@
-"""The files of a run: every path, atomic writes, checkpoints, and who may write.
+"""The files of a run: every path, and what is written there: options, record, log, checkpoints, seals.
 
 A records folder (`runs`) holds::
 
@@ -8,29 +8,24 @@ A records folder (`runs`) holds::
     .rounds/<key>/             states after a round, shared by all runs that begin with the same rounds (--share-rounds)
     .sweeps/<name>.*           what sweeps keep of a run: its options, its process' output, how that ended
     .locks/                    one file per run and dense training; a process that writes holds it
-
-Every file is written beside its place, synced, then renamed, so that a reader finds either the old or the new one.
-Tensors are safetensors files; nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from pruning.errors import PruningError, RunStoppedError
+from pruning.digests import digest, file_digest
+from pruning.errors import PruningError
+from pruning.safe_files import cannot_write, end_of_file, read_tensors, write_bytes, write_tensors
 from pruning.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -133,7 +128,7 @@ class RunFolder:
     def latest_events(self) -> list[dict[str, Any]]:
         """The events at the end of the log, oldest first; none if there is no log. A torn line is passed over."""
         events = []
-        for line in _tail(self.events, TAIL).splitlines():
+        for line in end_of_file(self.events, TAIL).splitlines():
             with contextlib.suppress(ValueError):
                 events.append(json.loads(line))
         return [event for event in events if isinstance(event, dict)]
@@ -275,7 +270,7 @@ class SweepFiles:
 
     def end_of_log(self, lines: int) -> list[str]:
         """The last lines that are not empty; none if there is no log."""
-        said = _tail(self.log, TAIL).decode(errors="replace").splitlines()
+        said = end_of_file(self.log, TAIL).decode(errors="replace").splitlines()
         return [line for line in said if line.strip()][-lines:]
 
     def _place(self, suffix: str) -> Path:
@@ -313,133 +308,10 @@ def complete_runs(folder: Path) -> list[RunFolder]:
     return found
 
 
-def check_writable(runs_dir: Path) -> None:
-    """PruningError unless records can be made in `runs_dir`; creates nothing."""
-    place = runs_dir
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise PruningError(
-            f"--runs-dir {runs_dir}: {place} is not a folder; give a folder that can be written to."
-        )
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PruningError(f"--runs-dir {runs_dir}: {place} cannot be written to; give another folder.")
-
-
-def check_savable(path: Path) -> None:
-    """PruningError unless the final network can be written to `path`; creates nothing."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise PruningError(f"--save-path {path}: there is no folder {folder}; make it first.")
-    if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise PruningError(f"--save-path {path}: no file can be written there; give another path.")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file beside its place, sync it, rename it. RunStoppedError if the disk does not take it."""
-
-    def write(beside: Path) -> None:
-        beside.write_bytes(content)
-
-    _write(path, write)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file like `write_bytes`; tensors are copied to the CPU first."""
-    from safetensors.torch import save_file
-
-    on_cpu = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-    def write(beside: Path) -> None:
-        save_file(on_cpu, beside, metadata=dict(about or {}))
-        beside.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else can read
-
-    _write(path, write)
-
-
-def write_network(path: Path, state: Mapping[str, Tensor]) -> None:
-    """A network's state as a safetensors file, or, with suffix .pt, as one for torch.load."""
-    if path.suffix == ".safetensors":
-        write_tensors(path, state)
-        return
-    import torch
-
-    on_cpu = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
-    _write(path, lambda beside: torch.save(on_cpu, beside))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. OSError if it is missing, ValueError if it is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"damaged, or no safetensors file: {error}") from error
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(beside)
-            _sync(beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-        _sync(path.parent)
-    except OSError as error:
-        raise _cannot_write(path, error.strerror or str(error)) from error
-    except Exception as error:
-        # safetensors reports a full disk as an exception of its own
-        if "SafetensorError" not in type(error).__name__:
-            raise
-        raise _cannot_write(path, str(error)) from error
-
-
-def _tail(path: Path, size: int) -> bytes:
-    """The last `size` bytes of a file at most; none if it is not there."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - size))
-            return file.read()
-    except OSError:
-        return b""
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _cannot_write(path: Path, reason: str) -> RunStoppedError:
-    return RunStoppedError(
-        f"{path} could not be written ({reason}). What was saved before is whole: "
-        "make room, or restore the folder, and give the same command to go on."
-    )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def file_digest(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def record_digest(result: Mapping[str, Any]) -> str:
     """Hexadecimal SHA-256 of everything in a record but the digest of the record itself."""
     digests = {name: value for name, value in result["sha256"].items() if name.endswith(".safetensors")}
-    return hashlib.sha256(json.dumps({**result, "sha256": digests}, sort_keys=True).encode()).hexdigest()
+    return digest({**result, "sha256": digests})
 
 
 def is_sealed(folder: RunFolder, result: Mapping[str, Any]) -> bool:
@@ -500,14 +372,14 @@ class EventLog:
             self._file: IO[bytes] = path.open("ab", buffering=0)
             self._file.truncate(min(length, path.stat().st_size))
         except OSError as error:
-            raise _cannot_write(path, error.strerror or str(error)) from error
+            raise cannot_write(path, error.strerror or str(error)) from error
 
     @property
     def length(self) -> int:
         """Bytes written so far. RunStoppedError if somebody removed the file."""
         status = os.fstat(self._file.fileno())
         if status.st_nlink == 0:
-            raise _cannot_write(self._path, "the run's folder was removed")
+            raise cannot_write(self._path, "the run's folder was removed")
         return status.st_size
 
     def write(self, event: Mapping[str, Any]) -> None:
@@ -522,91 +394,8 @@ class EventLog:
             reason = error.strerror or str(error)
         with contextlib.suppress(OSError):
             self._file.truncate(before)
-        raise _cannot_write(self._path, reason)
+        raise cannot_write(self._path, reason)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-
-
-@contextlib.contextmanager
-def hold(
-    lock: Path,
-    what: str,
-    on_wait: Callable[[str], None] | None = None,
-    while_waiting: Callable[[], None] = lambda: None,
-) -> Iterator[None]:
-    """Hold a lock file while writing; the system lets go of it when the process ends, however it ends.
-
-    If another process holds it: PruningError that names that process; or, with `on_wait`, tell that and wait, calling
-    `while_waiting` (which may raise) ten times a second.
-    """
-    with _open_lock(lock) as file:
-        if not _taken(file):
-            holder = _holder(file)
-            if on_wait is None:
-                raise PruningError(f"{what} is being done by {holder}; wait for it, or stop it first.")
-            on_wait(holder)
-            while not _taken(file):
-                while_waiting()
-                time.sleep(0.1)
-        _sign(file)
-        yield
-
-
-def claim(lock: Path) -> IO[str] | None:
-    """Hold a lock file until what is returned is closed, in this process and in every child that inherited it.
-
-    None if another process holds it.
-    """
-    file = _open_lock(lock)
-    if not _taken(file):
-        file.close()
-        return None
-    _sign(file)
-    return file
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process holds this lock file now."""
-    try:
-        with lock.open("r+") as file:
-            return not _taken(file)
-    except OSError:
-        return False
-
-
-def _open_lock(lock: Path) -> IO[str]:
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return lock.open("a+")
-    except OSError as error:
-        runs_dir = lock.parent.parent
-        raise PruningError(
-            f"--runs-dir {runs_dir} cannot be written to ({error.strerror}); give another folder."
-        ) from None
-
-
-def _taken(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-def _sign(file: IO[str]) -> None:
-    """Write into a lock file who holds it."""
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}))
-    file.flush()
-
-
-def _holder(file: IO[str]) -> str:
-    file.seek(0)
-    try:
-        holder = json.loads(file.read())
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"

@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from pruning import methods
 from pruning.accumulating import Accumulated
-from pruning.config import RunConfig, differences
+from pruning.config import RunConfig
+from pruning.config_reading import differences
 from pruning.data import Dataset
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
 from pruning.layers import Layer, prunable

@@ -17,20 +17,21 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from pruning import run_files
+from pruning import safe_files
 from pruning.errors import PruningError
+from pruning.layers import input_width
 from pruning.measure.evaluation import evaluating
 from pruning.training import lies_channels_last
 
@@ -142,7 +143,7 @@ def remove(model: nn.Module, group: Coupled, channels: list[int]) -> None:
 
 def save(model: nn.Module, path: Path) -> None:
     """Write a shrunk network: plain tensors, whose shapes are its widths."""
-    run_files.write_tensors(path, model.state_dict(), FORMAT)
+    safe_files.write_tensors(path, model.state_dict(), FORMAT)
 
 
 def load(model: nn.Module, path: Path) -> nn.Module:
@@ -152,8 +153,8 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     Raises PruningError if the file can't be read, or is of another architecture.
     """
     try:
-        tensors = run_files.read_tensors(path)
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors = safe_files.read_tensors(path)
+    except (OSError, ValueError) as error:
         raise PruningError(f"{path} can't be read as a shrunk network: {error}.") from error
     small = copy.deepcopy(model)
     names, expected = set(tensors), set(small.state_dict())
@@ -184,7 +185,7 @@ def _fit(path: Path, name: str, module: nn.Module, own: str, tensor: Tensor, sto
     )
 
 
-def _set_widths(module: Any) -> None:
+def _set_widths(module: nn.Module) -> None:
     """Make a layer's own record of its widths agree with its tensors."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
@@ -318,7 +319,7 @@ def _followed(model: nn.Module) -> Iterator[None]:
         ) from error
 
 
-def _torch_pruning() -> Any:
+def _torch_pruning() -> ModuleType:
     try:
         import torch_pruning
     except ImportError as error:
@@ -331,7 +332,7 @@ def _channels_read_as_zero(model: nn.Module, images: Tensor) -> dict[str, Tensor
     probe = copy.deepcopy(model).float()
     seen: dict[str, Tensor] = {}
 
-    def look(name: str) -> Any:
+    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             dimension = inputs[0].dim() - 1 if isinstance(module, nn.Linear) else 1
             others = [other for other in range(inputs[0].dim()) if other != dimension]
@@ -352,7 +353,7 @@ def _channels_read_as_zero(model: nn.Module, images: Tensor) -> dict[str, Tensor
                 _make_positive(module, model, generator)
             probe(_positive(torch.ones_like(images[:2], dtype=torch.float32), generator))
     return {
-        name: seen.get(name, torch.zeros(_in_width(module), dtype=torch.bool))
+        name: seen.get(name, torch.zeros(input_width(module), dtype=torch.bool))
         for name, module in readers.items()
     }
 
@@ -371,11 +372,6 @@ def _make_positive(module: nn.Module, model: nn.Module, generator: torch.Generat
 def _positive(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Numbers from 0.5 to 1.5 where `tensor` is not zero."""
     return (tensor != 0) * (0.5 + torch.rand(tensor.shape, generator=generator).to(tensor.device))
-
-
-def _in_width(module: Any) -> int:
-    width: int = module.in_features if isinstance(module, nn.Linear) else module.in_channels
-    return width
 
 
 def _out_widths(model: nn.Module) -> dict[str, int]:

@@ -11,6 +11,8 @@ from typing import Self
 
 from pruning.errors import InterruptedRunError
 
+Handler = Callable[[int, FrameType | None], object] | int | None  # as the signal module hands it out
+
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 ECHO = 0.4  # seconds: `timeout` and batch systems signal a process and then its group, which is no second thought
 
@@ -22,7 +24,7 @@ class Signals:
         self.received: int | None = None
         self.at_once: Callable[[], None] = lambda: None  # what to do when a second signal ends the process
         self._since = 0.0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._note) for number in HANDLED}
@@ -30,7 +32,7 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def check_stop(self) -> None:
         """Raise InterruptedRunError if a signal has come."""

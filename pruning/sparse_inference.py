@@ -12,9 +12,9 @@ from __future__ import annotations
 import copy
 import statistics
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,7 @@ def speed_up(model: nn.Module, images: Tensor, seconds: float = 0.2) -> SpedUp:
     layers = {}
     for name, given in inputs.items():
         dense = fast.get_submodule(name)
+        assert isinstance(dense, nn.Linear)
         choice, chosen = _choose(dense, given, seconds)
         layers[name] = choice
         if chosen is not dense:
@@ -104,8 +105,11 @@ def speed_up(model: nn.Module, images: Tensor, seconds: float = 0.2) -> SpedUp:
 def _inputs_of_linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     given: dict[str, Tensor] = {}
 
-    def look(name: str) -> Any:
-        return lambda module, inputs: given.setdefault(name, inputs[0].detach())
+    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            given.setdefault(name, inputs[0].detach())
+
+        return hook
 
     # Exactly Linear: a subclass, like the projection inside an attention layer, is used in ways of its own.
     hooks = [
@@ -120,7 +124,7 @@ def _inputs_of_linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tens
     return given
 
 
-def _choose(dense: Any, inputs: Tensor, seconds: float) -> tuple[Choice, nn.Module]:
+def _choose(dense: nn.Linear, inputs: Tensor, seconds: float) -> tuple[Choice, nn.Module]:
     form, sparse = _sparse_form(dense)
     networks = {"dense": dense, **({form: sparse} if form and sparse else {})}
     with torch.inference_mode():

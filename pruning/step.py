@@ -289,10 +289,12 @@ def _along(
     model: nn.Module, bundles: Sequence[Bundle], kept: Mapping[str, Tensor], tiles: Mapping[str, Tile] | None
 ) -> dict[str, Tensor]:
     """Masks of what goes with filters of which nothing is left."""
-    found = {}
-    for bundle in bundles if tiles is not None else ():
+    found: dict[str, Tensor] = {}
+    if tiles is None:
+        return found
+    for bundle in bundles:
         name, order = next(iter(bundle.tiles.items()))
-        left = grouping.rows(kept[name], tiles[name]).any(1)  # type: ignore[index]
+        left = grouping.rows(kept[name], tiles[name]).any(1)
         left = left if order is None else left[order]
         for own, entries in bundle.along.items():
             mask = torch.ones_like(model.get_parameter(own), dtype=torch.bool)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pruning.config import RunConfig
 from pruning.errors import PruningError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 OF_BATCH = {"loss": "loss", "accuracy": "accuracy", "lr": "learning_rate"}
 OF_VALIDATION = ("loss", "top1", "top5")
@@ -40,7 +43,7 @@ class Curves:
         check()
         self._config = config
         self._folder = folder
-        self._writer: Any = None
+        self._writer: SummaryWriter | None = None
         self._in_epoch = 0
 
     def __enter__(self) -> Self:

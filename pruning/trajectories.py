@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pruning.config import RunConfig, digest
+from pruning.config import RunConfig
+from pruning.digests import digest
 from pruning.run_files import Checkpoints, shared_round
 from pruning.targets import series
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.config import differences, resolve
+from pruning.config_reading import differences, resolve
+from pruning.digests import file_digest
 from pruning.errors import PruningError
 from pruning.measure import size
 from pruning.preparation import DamagedRecordError, reopen
 from pruning.records import final_network
-from pruning.run_files import RunFolder, file_digest, record_digest
+from pruning.run_files import RunFolder, record_digest
 from pruning.session import Observer, Session
 
 # Another machine adds up in another order: as much may differ there, and nothing at all may in what is counted.
@@ -107,7 +108,7 @@ def _removed_and_nonzero(session: Session) -> int:
     return before - size.count(session.model).nonzero_parameters
 
 
-def _compare(what: str, recorded: Any, found: Any, name: str) -> Check:
+def _compare(what: str, recorded: object, found: object, name: str) -> Check:
     """`name` is the metric's: it says how much may differ."""
     if not isinstance(recorded, int | float) or not isinstance(found, int | float):
         agrees = recorded == found
@@ -120,5 +121,5 @@ def _compare(what: str, recorded: Any, found: Any, name: str) -> Check:
     return Check(what, _show(recorded), _show(found), agrees)
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -18,7 +18,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import pruning
 from pruning import Masks, PruningError
 from pruning.accumulating import Accumulated, accumulate
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.experiment import run
 from pruning.layers import prunable
 from pruning.preparation import prepare

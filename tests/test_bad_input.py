@@ -28,7 +28,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save as safetensors_bytes
 
 from pruning.cli import _exit_code
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.errors import PruningError
 from pruning.masks import FORMAT as MASKS_FORMAT
 

@@ -1,4 +1,4 @@
-"""Options: merged from command line, file and defaults; refused in one sentence; written out so that they repeat."""
+"""A run's options: what is not said follows from what is, what goes together, and the name that they give the run."""
 
 from __future__ import annotations
 
@@ -6,29 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pruning.config import AMOUNTS, RunConfig, differences, read_yaml, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.errors import PruningError
-
-
-def write(path: Path, values: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-def test_command_line_over_file_over_defaults(tmp_path: Path) -> None:
-    file = write(tmp_path / "run.yaml", {"epochs": 5, "lr": 0.2})
-    config = resolve({"epochs": 7}, file)
-    assert (config.epochs, config.lr, config.batch_size) == (7, 0.2, 128)
-
-
-def test_an_amount_on_the_command_line_replaces_the_files(tmp_path: Path) -> None:
-    file = write(tmp_path / "run.yaml", {"sparsity": 0.5})
-    config = resolve({"compression": 4.0}, file)
-    assert (config.sparsity, config.compression, config.count) == (None, 4.0, None)
 
 
 def test_without_an_amount_nine_tenths_are_removed() -> None:
@@ -43,20 +24,10 @@ def test_rounds_follow_the_schedule() -> None:
 
 
 @pytest.mark.parametrize("policy", ["rewind", "rewind_lr"])
-def test_policies_that_replay_the_dense_training_last_as_long_as_it_did(policy: str, tmp_path: Path) -> None:
+def test_policies_that_replay_the_dense_training_last_as_long_as_it_did(policy: str) -> None:
     config = resolve({"finetune": policy, "epochs": 12, "rewind_epoch": 4})
     assert (config.finetune_epochs, config.finetune_lr) == (8, None)
     assert resolve({"finetune": policy, "finetune_epochs": 9}).finetune_epochs == 9
-    file = write(tmp_path / "run.yaml", config.plain())
-    assert resolve({}, file) == config
-    assert resolve({"epochs": 6}, file).finetune_epochs == 2
-    assert resolve({"rewind_epoch": 0}, file).finetune_epochs == 12
-    other = resolve({"finetune": "go_on", "finetune_epochs": 2}, file)
-    assert (other.finetune_epochs, other.finetune_lr) == (2, 0.05)
-    usual = write(tmp_path / "usual.yaml", resolve({}).plain())
-    assert resolve({"finetune": policy}, usual).finetune_epochs == 9
-    dry = resolve({"finetune": policy, "dry_run": True})
-    assert (dry.epochs, dry.rewind_epoch, dry.finetune_epochs) == (1, 0, 1)
     for contradiction, sentence in (
         ({"finetune_epochs": 3}, "from epoch 4 on, 8 of its 12 epochs, but --finetune-epochs is 3"),
         ({"finetune_lr": 0.01}, "at its learning rates, but --finetune-lr is 0.01; leave"),
@@ -173,77 +144,15 @@ def test_a_folder_of_images_is_the_data_set_unless_one_is_named(tmp_path: Path) 
         ({"name": "../elsewhere"}, "--name '../elsewhere'"),
         ({"name": ".dense"}, "--name '.dense'"),
         ({"data": Path("/nowhere/at/all")}, "--data /nowhere/at/all: no such folder"),
+        ({"device": "gpu"}, "Unknown device 'gpu'"),
         ({"precision": "fp8"}, "--precision fp8: should be 'fp32' or 'bf16'"),
         ({"save_path": Path("net.pkl")}, "must end in .safetensors or .pt"),
-        ({"epochz": 3}, "Unknown option 'epochz'. Did you mean epochs"),
     ],
 )
 def test_what_is_not_possible_is_refused_in_one_sentence(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PruningError, match=sentence) as refused:
         resolve(options)
     assert "\n" not in str(refused.value)
-
-
-def test_the_file_is_named_when_its_value_is_wrong(tmp_path: Path) -> None:
-    file = write(tmp_path / "run.yaml", {"epochs": -1})
-    with pytest.raises(PruningError, match=r"run.yaml: --epochs -1"):
-        resolve({}, file)
-
-
-def test_yaml_that_explodes_is_not_expanded(tmp_path: Path) -> None:
-    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12))]
-    file = tmp_path / "bomb.yaml"
-    file.write_text("\n".join(lines))
-    with pytest.raises(PruningError, match="aliases"):
-        read_yaml(file)
-
-
-@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-def test_any_bytes_are_a_mapping_or_refused(content: bytes) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "any.yaml"
-        file.write_bytes(content)
-        try:
-            assert isinstance(read_yaml(file), dict)
-        except PruningError as error:
-            assert str(file) in str(error)
-
-
-@st.composite
-def options(draw: st.DrawFn) -> dict[str, Any]:
-    values = draw(
-        st.fixed_dictionaries(
-            {},
-            optional={
-                "epochs": st.integers(1, 50),
-                "lr": st.floats(1e-6, 1),
-                "method": st.sampled_from(["global_mag", "layer_grad", "random"]),
-                "rounds": st.integers(1, 9),
-                "seed": st.integers(0, 2**63 - 1),
-                "exclude": st.lists(st.sampled_from(["conv*", "fc1.weight"]), max_size=2).map(tuple),
-                "dry_run": st.booleans(),
-            },
-        )
-    )
-    amounts = {
-        "sparsity": st.floats(0, 1),
-        "compression": st.floats(1, 1e6),
-        "count": st.integers(0, 10**12),
-        "layer_sparsity": st.sampled_from(["conv=0.2 linear=0.4", "*=0.5"]),
-        "max_drop": st.floats(0, 100),
-    }
-    amount = draw(st.sampled_from(AMOUNTS))
-    return {**values, amount: draw(amounts[amount])}
-
-
-@given(options())
-def test_what_is_written_out_resolves_to_the_same_run(values: dict[str, Any]) -> None:
-    config = resolve(values)
-    again = resolve(yaml.safe_load(yaml.safe_dump(config.plain())))
-    assert again == config
-    assert again.run_name() == config.run_name()
 
 
 def test_a_run_is_named_after_what_determines_its_result() -> None:
@@ -265,11 +174,6 @@ def test_a_name_from_options_stays_in_the_runs_folder(tmp_path: Path) -> None:
     name = resolve({"arch": f"{net}:make"}).run_name()
     assert "/" not in name
     assert not name.startswith(".")
-
-
-def test_differences_name_the_options() -> None:
-    saved, asked = resolve({}).identity(), resolve({"lr": 0.2, "seed": 4}).identity()
-    assert differences(saved, asked) == ["--lr was 0.1, now 0.2", "--seed was 0, now 4"]
 
 
 def test_a_configuration_never_changes() -> None:

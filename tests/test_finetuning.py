@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.errors import InterruptedRunError
 from pruning.experiment import run
 from pruning.finetuning import Situation, distillation

@@ -9,7 +9,8 @@ import pytest
 from conftest import Silent, events, interrupted_every, outcome, read_result, small_mnist
 from safetensors.torch import load_file
 
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.experiment import run
 from pruning.preparation import prepare
 from pruning.run_files import Checkpoints, RunFolder

@@ -72,6 +72,7 @@ def test_the_schedules_need_no_torch() -> None:
         "scheduling",
         "allocation",
         "config",
+        "config_reading",
         "cli",
         "console",
         "registry",

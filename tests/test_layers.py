@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pruning.errors import PruningError
-from pruning.layers import prunable
+from pruning.layers import input_width, prunable
 
 
 class Net(nn.Module):
@@ -146,3 +146,8 @@ def test_weights_that_are_computed_are_refused_unless_excluded() -> None:
     with pytest.raises(PruningError, match=r"0\.weight is not a parameter but computed"):
         names(model)
     assert names(model, exclude=["0"]) == ["1.weight"]
+
+
+def test_the_width_of_a_layers_input_is_in_its_features_or_channels() -> None:
+    for module in (nn.Linear(3, 5), nn.Conv2d(3, 6, 1, groups=3), nn.ConvTranspose1d(3, 5, 1)):
+        assert input_width(module) == 3

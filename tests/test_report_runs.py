@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pruning.config import resolve
+from pruning.config_reading import resolve
 from pruning.errors import PruningError
 from pruning.report.runs import Target, read, without_repeats
 from pruning.run_files import SCHEMA_VERSION, RunFolder, complete_runs

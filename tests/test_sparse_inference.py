@@ -65,6 +65,20 @@ def test_the_model_itself_is_left_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_a_layer_that_is_used_twice_is_timed_on_its_first_inputs() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = nn.Linear(4, 4)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.shared(inputs).sum(1) + self.shared(inputs[:, 0])
+
+    images = torch.randn(2, 3, 4)
+    fast = sparse_inference.speed_up(Twice(), images, seconds=0.0)
+    assert list(fast.layers) == ["shared"]
+
+
 def test_the_projection_inside_an_attention_layer_is_left_alone() -> None:
     model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2))
     fast = sparse_inference.speed_up(model, torch.randn(1, 3, 8), seconds=0.0)

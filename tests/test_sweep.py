@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.cli import _exit_code
-from pruning.config import resolve
+from pruning.config_reading import resolve
 from pruning.errors import PruningError
 from pruning.experiment import run as experiment
-from pruning.run_files import EventLog, claim
+from pruning.locks import claim
+from pruning.run_files import EventLog
 from pruning.sweep import grid, plan, progress, slots, summary
 from pruning.sweep.plan import Plan, Run
 from pruning.sweep.slots import Slots

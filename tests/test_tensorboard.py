@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pruning.cli import _exit_code
-from pruning.config import resolve
+from pruning.config_reading import resolve
 from pruning.tensorboard import Curves
 
 

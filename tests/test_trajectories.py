@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from conftest import Silent, events, interrupted_every, outcome, read_result, small_mnist
 
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.experiment import run
 from pruning.trajectories import chain_key
 

@@ -10,7 +10,8 @@ import torch
 from conftest import Silent, interrupted_every, outcome, read_result, small_mnist
 from safetensors.torch import load_file
 
-from pruning.config import RunConfig, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
 from pruning.experiment import run
 from pruning.masks import Masks
 from pruning.preparation import prepare

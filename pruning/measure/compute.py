@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.errors import PruningError
+from pruning.errors import PruningError, first_line
 from pruning.measure.evaluation import evaluating, images_like
 
 FLOPS_PER_MULTIPLY_ADD = 2
@@ -117,8 +117,9 @@ def trace(model: nn.Module, shape: tuple[int, int, int]) -> Trace:
             model(images_like(model, 1, shape))
         except (RuntimeError, ValueError, IndexError) as error:
             size = "x".join(str(length) for length in shape)
-            reason = str(error).strip().splitlines()[0]
-            raise PruningError(f"The network cannot take one image of shape {size}: {reason}") from error
+            raise PruningError(
+                f"The network cannot take one image of shape {size}: {first_line(error)}"
+            ) from error
     return recorder.trace()
 
 

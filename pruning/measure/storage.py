@@ -18,7 +18,7 @@ A zero is left out only if all of its bits are zero, so that -0.0 comes back as 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -30,7 +30,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from pruning import run_files
+from pruning import safe_files
 from pruning.errors import PruningError
 
 FORMAT = {"format": "pruning sparse tensors", "version": "1"}
@@ -87,7 +87,7 @@ def save(tensors: Mapping[str, Tensor], path: Path, *, half: bool = False) -> St
     that can't be stored (complex, quantised, sparse).
     """
     content = pack(tensors, half=half)
-    run_files.write_bytes(path, content)
+    safe_files.write_bytes(path, content)
     return _weigh(tensors, len(content))
 
 
@@ -144,7 +144,7 @@ def _weigh(tensors: Mapping[str, Tensor], stored_bytes: int) -> Stored:
     return Stored(len(to_safetensors(distinct)), nonzero, stored_bytes)
 
 
-def _identity(tensor: Tensor) -> Any:
+def _identity(tensor: Tensor) -> Hashable:
     """Equal for two names of one tensor; an empty tensor has no memory to tell it by."""
     return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else object()
 

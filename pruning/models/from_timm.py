@@ -31,7 +31,7 @@ def make(arch: str, classes: int, channels: int, pretrained: bool) -> nn.Module:
         raise PruningError(f"timm has no network {name!r}{meant}")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels)
-    except Exception as error:
+    except Exception as error:  # networks refuse what they cannot be in different ways
         raise PruningError(
             f"timm cannot make {name} for {classes} classes and {channels} channels "
             f"({type(error).__name__}: {' '.join(str(error).split())})."

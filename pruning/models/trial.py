@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pruning.errors import PruningError
+from pruning.errors import PruningError, first_line
 from pruning.models.blueprint import unallocated
 from pruning.registry import ARCHITECTURES
 
@@ -26,7 +26,7 @@ def check(model: nn.Module, shape: Shape, classes: int, arch: str | None = None)
     name = arch or type(model).__name__
     try:
         logits = _tried(model, shape, 2, training=False)
-    except Exception as error:
+    except Exception as error:  # the network may be anybody's
         raise PruningError(
             f"{name} cannot take {_times(shape)} images ({_short(error)}); {_fitting(shape, classes)}."
         ) from error
@@ -48,7 +48,7 @@ def check_training(model: nn.Module, shape: Shape, batch: int, arch: str) -> Non
     """
     try:
         _tried(model, shape, batch, training=True)
-    except Exception as error:
+    except Exception as error:  # the network may be anybody's
         images = "1 image" if batch == 1 else f"{batch} images"
         raise PruningError(f"{arch} cannot be trained on a batch of {images} ({_short(error)})") from error
 
@@ -97,4 +97,4 @@ def _times(shape: Shape | torch.Size) -> str:
 
 
 def _short(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
+    return first_line(error)[:200].rstrip(".")

@@ -34,9 +34,9 @@ class VggCifar(nn.Module):
         self.features = nn.Sequential(*layers)
         self.linear = nn.Linear(512, classes)
         for module in self.features:
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, channels, H, W), at least 16 x 16 -> logits (N, classes)."""

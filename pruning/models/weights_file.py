@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except Exception as error:
+    except Exception as error:  # a file of any origin can be damaged in any way
         raise PruningError(f"{path} is damaged or no safetensors file ({error}).") from error
 
 
@@ -78,7 +78,7 @@ def _read_torch(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on files that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # torch's reader fails in as many ways as files can be damaged
         raise PruningError(
             f"{path} is refused: {_why_refused(error)}. "
             "A weights file is what torch.save(model.state_dict(), path) writes."

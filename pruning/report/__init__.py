@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pruning import run_files
+from pruning import safe_files
 from pruning.errors import PruningError
 from pruning.report import figures, tables
 from pruning.report.checklist import checklist
@@ -84,7 +84,7 @@ def write(folders: Sequence[Path], out: Path) -> Report:
         contents |= {f"{figure.name}.svg": figure.svg, f"{figure.name}.png": figure.png}
     contents["index.html"] = page(tasks, drawn, checklist(tasks), warnings)
     for name, content in contents.items():
-        run_files.write_bytes(out / name, content.encode() if isinstance(content, str) else content)
+        safe_files.write_bytes(out / name, content.encode() if isinstance(content, str) else content)
     return Report(
         page=out / "index.html",
         files=tuple(out / name for name in contents),

@@ -225,10 +225,11 @@ def _warnings(
         yield f"{where}: records differ in options that are not compared: {listing(other)}."
     points = [point for one in series for point in one.points]
     for target, found in _grouped(points, lambda point: point.target).items():
-        budgets = sorted({_finetuning_epochs(point.settings) for point in found} - {None})
+        reckoned = (_finetuning_epochs(point.settings) for point in found)
+        budgets = sorted({epochs for epochs in reckoned if epochs is not None})
         if len(budgets) > 1:
-            epochs = ", ".join(map(str, budgets))
-            yield f"{where}, {target}: fine-tuning budgets differ: {epochs} epochs in all."
+            told = ", ".join(map(str, budgets))
+            yield f"{where}, {target}: fine-tuning budgets differ: {told} epochs in all."
     yield from environment_warning(runs, where)
     single = sum(len(point.runs) == 1 for point in points)
     if single:
@@ -250,7 +251,7 @@ def _unequal_dense(where: str, control: Dense, runs: Sequence[Run]) -> Iterable[
             )
 
 
-def _finetuning_epochs(settings: dict[str, Any]) -> Any:
+def _finetuning_epochs(settings: dict[str, Any]) -> int | None:
     if settings.get("finetune") == "none":
         return 0
     rounds, epochs = settings.get("rounds"), settings.get("finetune_epochs")

@@ -290,7 +290,7 @@ def describe(settings: Mapping[str, Any], names: Iterable[str]) -> str:
     return ", ".join(words)
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """An option's value as text."""
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"

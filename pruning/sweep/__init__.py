@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pruning import run_files, tensorboard
+from pruning import safe_files, tensorboard
 from pruning.errors import PruningError
 from pruning.sweep import grid, plan, slots
 from pruning.sweep.plan import Plan, read_shard
@@ -38,7 +38,7 @@ def prepare(
 
     `settings` are `NAME=VALUE`, options for all runs. PruningError for whatever is wrong with any of the runs.
     """
-    run_files.check_writable(runs_dir)
+    safe_files.check_writable(runs_dir)
     chosen = grid.runs(grid.read(file, settings), runs_dir)
     if any(one.config.tensorboard for one in chosen):
         tensorboard.check()

@@ -29,7 +29,9 @@ from typing import Any
 
 import yaml
 
-from pruning.config import RunConfig, digest, resolve
+from pruning.config import RunConfig
+from pruning.config_reading import resolve
+from pruning.digests import digest
 from pruning.errors import PruningError
 from pruning.registry import unknown
 from pruning.yaml_files import read_yaml

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruning import data, models, records
-from pruning.config import AMOUNTS, RunConfig, digest
+from pruning.config import AMOUNTS, RunConfig
+from pruning.digests import digest
 from pruning.errors import PruningError
 from pruning.registry import DATASETS, SCHEDULES
 from pruning.run_files import SweepFiles

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
 from pruning.errors import InterruptedRunError
-from pruning.run_files import claim, is_held
+from pruning.locks import claim, is_held
 from pruning.sweep import progress
 from pruning.sweep.plan import Plan, Run, epochs_each
 from pruning.sweep.progress import Position
