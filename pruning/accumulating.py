@@ -52,7 +52,8 @@ class Accumulated(Mapping[str, Mapping[str, Tensor]]):
         """Adds up at every step of `optimizer` from now on; if nothing is to be added up, the steps are left alone.
 
         A layer without a gradient does not take part in a step. Gradients that a GradScaler has scaled are to be
-        unscaled (`unscale_`) before the step.
+        unscaled (`unscale_`) before the step. A step that is given a closure, which computes its gradients within it,
+        raises PruningError.
         """
         for name, sums in self._sums.items():
             optimizer.register_step_pre_hook(_adding(ACCUMULATORS[name], sums, self._layers))
@@ -115,7 +116,12 @@ def _adding(
     """A hook that adds one step of the layers to their sums."""
 
     @torch.no_grad()
-    def add(*_: Any) -> None:
+    def add(optimizer: torch.optim.Optimizer, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        if any(argument is not None for argument in (*given[1:], named.get("closure"))):
+            raise PruningError(
+                "What adds up over training goes by the gradients before a step, which a step with a closure computes "
+                "within it: call step() without one, after backward()."
+            )
         moved = [
             (sums[layer.name], layer.parameter, layer.parameter.grad)
             for layer in layers

@@ -23,7 +23,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
-from pruning import catalogue, plugins, records
+from pruning import catalogue, origins, plugins, records
 from pruning.config import PARTS, RunConfig, option
 from pruning.config_reading import in_plain_words, resolve
 from pruning.console import Console, counted
@@ -55,7 +55,7 @@ SPINS = "20000"
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 2 the user's mistake, 130 or 143 interrupted, 1 anything else."""
+    """Run the command line and exit: 0 done, 2 the user's mistake, 129, 130 or 143 interrupted, 1 anything else."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     sys.exit(_exit_code(sys.argv[1:]))
 
@@ -119,14 +119,13 @@ def run(
             raise PruningError("--resume takes the options from the run's folder; leave --config out.")
         place, config_file = records.saved_options(resume)
         options = {**place, **options}
-    config = resolve(options, config_file)
-    console = Console(quiet=config.quiet)
-    result = None if fresh or config.dry_run else records.finished(config)
-    if result is None:
-        result = _do(config, console, fresh=fresh)
-        console.result(result, str(records.folder_of(config).path))
-    else:
-        console.result(result, str(records.folder_of(config).path))
+    with origins.told(options, config_file):
+        config = resolve(options, config_file)
+        console = Console(quiet=config.quiet)
+        before = None if fresh or config.dry_run else records.finished(config)
+        result = _do(config, console, fresh=fresh) if before is None else before
+    console.result(result, str(records.folder_of(config).path))
+    if before is not None:
         console.note("This run was finished before; --fresh runs it anew.")
 
 

@@ -28,7 +28,7 @@ from pruning.allocation import DEFAULT_SPARSITY, read_by_layer
 from pruning.digests import digest, file_digest
 from pruning.errors import PruningError
 from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unknown
-from pruning.structure import fixed_sparsity
+from pruning.structure import check_floor, fixed_sparsity
 
 AMOUNTS = ("sparsity", "compression", "count", "layer_sparsity", "max_drop")
 DEFAULT_ROUNDS = 3
@@ -82,8 +82,8 @@ class Data(Part):
 
     @field_validator("data")
     @classmethod
-    def _data_exists(cls, folder: Path | None) -> Path | None:
-        if folder is not None and not folder.is_dir():
+    def _data_exists(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
+        if folder is not None and not folder.is_dir() and info.context != "recorded":
             what = " is no folder" if folder.exists() else ": no such folder"
             raise PruningError(f"--data {folder}{what}; give the folder that holds the images.")
         return folder
@@ -115,8 +115,8 @@ class Network(Part):
 
     @field_validator("weights")
     @classmethod
-    def _weights_exist(cls, file: Path | None) -> Path | None:
-        if file is not None and not file.is_file():
+    def _weights_exist(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and not file.is_file() and info.context != "recorded":
             what = " is no file" if file.exists() else ": no such file"
             raise PruningError(f"--weights {file}{what}; give a .safetensors, .pt, .pth or .th file.")
         return file
@@ -231,6 +231,11 @@ class Pruning(Part):
     @model_validator(mode="after")
     def _method_goes_with_structure(self) -> Self:
         methods.check(self.method, self.structure)
+        return self
+
+    @model_validator(mode="after")
+    def _floor_goes_with_structure(self) -> Self:
+        check_floor(self.structure, self.floor)
         return self
 
     @model_validator(mode="after")
@@ -522,14 +527,23 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
     def identity(self) -> dict[str, Any]:
         """The fields that determine the result, and so which run this is."""
         parts = [part for part in PARTS if part is not Record]
-        contents = {} if self.plugin is None else {"plugin_contents": file_digest(self.plugin)}
-        return {**self.of_parts(parts), "dry_run": self.dry_run, **contents}
+        return {**self.of_parts(parts), "dry_run": self.dry_run, **self.plugin_contents()}
+
+    def plugin_contents(self) -> dict[str, Any]:
+        """A digest of the plugin, which may be another with every call; empty without one."""
+        return {} if self.plugin is None else {"plugin_contents": file_digest(self.plugin)}
 
     def accumulation(self) -> dict[str, Any]:
-        """What the method has added up over training, and the options that say of which layers; empty if nothing."""
+        """What the method has added up over training, with all that says of which layers and how; empty if nothing."""
         names = methods.accumulates(self.method)
         where = ("include", "exclude", "prune_classifier")
-        return {"accumulates": names, **{name: self.plain()[name] for name in where}} if names else {}
+        if not names:
+            return {}
+        return {
+            "accumulates": names,
+            **{name: self.plain()[name] for name in where},
+            **self.plugin_contents(),
+        }
 
     def dense_identity(self) -> dict[str, Any]:
         """The fields that determine the dense network and what adds up on the way to it; who agrees shares both."""

@@ -16,8 +16,10 @@ from pruning.registry import unknown
 from pruning.yaml_files import read_yaml
 
 
-def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
+def resolve(options: Mapping[str, Any], file: Path | None = None, *, recorded: bool = False) -> RunConfig:
     """The configuration of a run: `options` (command line) over the YAML `file` over the defaults.
+
+    Of a `recorded` run the images and weights that it began with need not be there any more.
 
     Raises PruningError, in one sentence, for a value that is not possible.
     """
@@ -29,7 +31,7 @@ def resolve(options: Mapping[str, Any], file: Path | None = None) -> RunConfig:
     if values.get("plugin") is not None:
         plugins.load(Path(str(values["plugin"])))
     try:
-        config = RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values, context="recorded" if recorded else None)
         return _dry(config) if config.dry_run else config
     except ValidationError as error:
         raise _sentence(error, file if set(base) - set(options) else None, options) from None

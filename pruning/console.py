@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,14 +24,42 @@ BAR_WIDTH = 24
 FILE_WIDTH = 160  # columns of tables in a file, where nothing would be gained by cutting names short
 
 
+class Output:
+    """A standard stream that goes on into nowhere once its terminal is closed, so that nothing fails by that."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._leave_terminal(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._leave_terminal(error)
+
+    def _leave_terminal(self, error: OSError) -> None:
+        if error.errno != errno.EIO:
+            raise error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
 class Console:
     """Shows a run. `quiet` leaves warnings only; colours follow NO_COLOR and whether the output is a terminal."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._out = RichConsole(highlight=False, quiet=quiet)
+        self._out = RichConsole(highlight=False, quiet=quiet, file=cast(IO[str], Output(sys.stdout)))
         if not self._out.is_terminal:
             self._out.width = FILE_WIDTH
-        self._err = RichConsole(highlight=False, stderr=True)
+        self._err = RichConsole(highlight=False, stderr=True, file=cast(IO[str], Output(sys.stderr)))
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._shown_reading = ""
@@ -117,8 +148,8 @@ class Console:
             f"round {event['round']}      sparsity {_percent(event['sparsity'])} "
             f"(target {_percent(event['target_sparsity'])})  compression {_times(event['compression_ratio'])}  "
             f"theoretical speedup {_times(event['theoretical_speedup'])}  "
-            f"top-1 {event['top1_before_finetune']:.2f} -> {event['top1']:.2f} %"
-            + (f"  validation {event['validation_top1']:.2f} %, {_held(event)}" if "held" in event else ""),
+            f"top-1 {event['top1_before_finetune']:.2f} -> {_top1(event, 'top1')}"
+            + (f"  validation {_top1(event, 'validation_top1')}, {_held(event)}" if "held" in event else ""),
             style="bold green" if event.get("held", True) else "bold yellow",
         )
 
@@ -348,7 +379,14 @@ def _how_far(event: Mapping[str, Any]) -> str:
 
 
 def _held(entry: Mapping[str, Any]) -> str:
-    return "held" if entry["held"] else "too far, taken back"
+    if entry["held"]:
+        return "held"
+    return "too far, taken back" if "top1" in entry else "diverged, taken back"
+
+
+def _top1(entry: Mapping[str, Any], name: str) -> str:
+    """A top-1 of a round; one whose training diverged has none."""
+    return f"{entry[name]:.2f} %" if name in entry else "-"
 
 
 def _rounds_table(result: Mapping[str, Any]) -> Table:
@@ -373,8 +411,8 @@ def _rounds_table(result: Mapping[str, Any]) -> Table:
             _times(entry["compression_ratio"]),
             _times(entry["theoretical_speedup"]),
             f"{entry['top1_before_finetune']:.2f} %",
-            f"{entry['top1']:.2f} %",
-            *((f"{entry['validation_top1']:.2f} %", _held(entry)) if searched else ()),
+            _top1(entry, "top1"),
+            *((_top1(entry, "validation_top1"), _held(entry)) if searched else ()),
         )
     return table
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning import models
 from pruning.config import DENSE_PARTS, RunConfig
 from pruning.data import Dataset
 from pruning.digests import digest, file_digest
@@ -42,7 +43,7 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
         "dry_run": config.dry_run,
         "images": data.fingerprint(),
         "starting_weights": None if config.weights is None else file_digest(config.weights),
-        "network_source": _source_digest(model),
+        "network_source": _source_digest(config.arch, model),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -51,12 +52,15 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
     }
 
 
-def _source_digest(model: nn.Module) -> str | None:
-    """Digest of the file that defines the network's class; None where it has no file."""
-    try:
-        return file_digest(Path(inspect.getfile(type(model))))
-    except (OSError, TypeError):
-        return None
+def _source_digest(arch: str, model: nn.Module) -> str:
+    """Digest of the files that define the network: its modules' classes, and the function that puts them together."""
+    sources = {models.source(arch)}
+    for kind in {type(module) for module in model.modules()}:
+        with contextlib.suppress(OSError, TypeError):
+            sources.add(Path(inspect.getfile(kind)))
+    return digest(
+        sorted({file_digest(source) for source in sources if source is not None and source.is_file()})
+    )
 
 
 @dataclass(frozen=True)

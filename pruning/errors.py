@@ -15,6 +15,15 @@ class RunStoppedError(Exception):
     """
 
 
+class DivergedError(RunStoppedError):
+    """The loss of a training became NaN or infinite; `what` says where, the message also what to try."""
+
+    def __init__(self, what: str, precision: str) -> None:
+        other = "" if precision == "fp32" else ", or --precision fp32"
+        super().__init__(f"Training stopped: {what}. Try a lower --lr (--finetune-lr after pruning){other}.")
+        self.what = what
+
+
 class InterruptedRunError(Exception):
     """A signal asked the run to stop, and everything is saved (exit code 128 + the signal's number)."""
 

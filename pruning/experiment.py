@@ -16,6 +16,7 @@ from pruning import locks, machine, records, run_files, safe_files, trajectories
 from pruning.config import RunConfig
 from pruning.dense import Origins, dense_network
 from pruning.dense import recipe as dense_recipe
+from pruning.errors import DivergedError
 from pruning.finetuning import Situation, Tuning
 from pruning.masks import FORMAT as MASKS_FORMAT
 from pruning.masks import Masks
@@ -54,8 +55,14 @@ def _run(session: Session, *, fresh: bool) -> dict[str, Any]:
             tuning = policy(session, number, origins)
             if session.progress.masked is None:
                 prune(session, number, tuning)
-            finetune(session, number, tuning)
-            close_round(session, number)
+            try:
+                finetune(session, number, tuning)
+            except DivergedError as error:
+                if session.config.max_drop is None:
+                    raise
+                give_up_round(session, number, error)
+            else:
+                close_round(session, number)
         return finish(session)
 
 
@@ -116,7 +123,9 @@ def prune(session: Session, number: int, tuning: Tuning) -> None:
     """Remove what round `number` removes at its beginning, evaluate, put the weights in place to fine-tune from."""
     remove_at(session, number, 0)
     session.progress.masked = session.evaluate("pruned", round=number)
-    tuning.start(session.model)
+    if tuning.start is not None:
+        tuning.start(session.model)
+        session.accumulated.clear()  # what was added up so far was of the weights that are replaced
     if session.masks is not None:
         session.masks.apply(session.model)
     session.save()
@@ -185,18 +194,38 @@ def finetune(session: Session, number: int, tuning: Tuning) -> None:
 
 def close_round(session: Session, number: int) -> None:
     """Measure the fine-tuned network and enter the round in the record; a round that went too far is taken back."""
-    progress = session.progress
-    assert progress.masked is not None
-    entry = {
-        "round": number,
-        "target_sparsity": session.prunings_of(number)[-1].target,
-        "top1_before_finetune": progress.masked["top1"],
-        **session.measured("finetuned", round=number),
-    }
+    entry = {**_begun(session, number), **session.measured("finetuned", round=number)}
     if session.config.max_drop is not None:
         entry["held"] = accept_or_go_back(session, entry["validation_top1"])
-    progress.rounds.append(entry)
-    progress.masked = None
+    _enter(session, entry)
+
+
+def give_up_round(session: Session, number: int, error: DivergedError) -> None:
+    """Take back a round of a search whose training diverged: it did not hold, and there is no accuracy to record."""
+    assert session.masks is not None
+    session.masks.apply(session.model)  # holding multiplies by zero, which leaves NaN where the weight was
+    entry = {**_begun(session, number), **session.metrics({}), "held": False}
+    session.go_back(
+        f"Round {number} counts as one that went too far, because its fine-tuning diverged: {error.what} "
+        "(a lower --finetune-lr may prevent that)."
+    )
+    _enter(session, entry)
+
+
+def _begun(session: Session, number: int) -> dict[str, Any]:
+    """What a round's entry says of how it began."""
+    assert session.progress.masked is not None
+    return {
+        "round": number,
+        "target_sparsity": session.prunings_of(number)[-1].target,
+        "top1_before_finetune": session.progress.masked["top1"],
+    }
+
+
+def _enter(session: Session, entry: dict[str, Any]) -> None:
+    """Put a round that is over in the record, and save."""
+    session.progress.rounds.append(entry)
+    session.progress.masked = None
     session.emit("round", **entry)
     if session.config.share_rounds:
         trajectories.keep(session)
@@ -243,6 +272,8 @@ def finish(session: Session) -> dict[str, Any]:
         "bytes": asdict(storage.weigh(session.model.state_dict())),
         "warnings": progress.warnings,
     }
+    if config.plugin is not None:
+        result["plugin"] = config.plugin_contents()
     if config.share_rounds:
         result["shared_rounds"] = progress.shared_rounds
     if config.measure_seconds > 0:

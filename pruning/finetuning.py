@@ -49,16 +49,12 @@ class Situation:
     distill_temperature: float
 
 
-def _as_they_are(model: nn.Module) -> None:
-    """The weights stay."""
-
-
 @dataclass(frozen=True)
 class Tuning:
-    """How a round trains: `start` puts the weights in place from which it begins, in a network just pruned."""
+    """How a round trains: `start` puts other weights in place, in a network just pruned; None if it keeps its own."""
 
     recipe: Recipe
-    start: Callable[[nn.Module], object] = _as_they_are
+    start: Callable[[nn.Module], object] | None = None
     loss: TrainingLoss = cross_entropy
 
 

@@ -11,15 +11,15 @@ from torch import nn
 from pruning import data, machine, models, records, safe_files, shrink
 from pruning.allocation import Amount, LayerSize, read_by_layer
 from pruning.config import RunConfig
-from pruning.config_reading import resolve
 from pruning.dense import basis
 from pruning.errors import PruningError, first_line
+from pruning.grouping import at_least, floor_reached
 from pruning.layers import Layer, prunable
 from pruning.masks import Masks
 from pruning.measure import compute, size
 from pruning.methods import split
 from pruning.models import trial
-from pruning.registry import SCHEDULES, STRUCTURES
+from pruning.registry import ALLOCATIONS, SCHEDULES, STRUCTURES
 from pruning.run_files import RunFolder
 from pruning.session import Clock, Observer, Session
 from pruning.step import check
@@ -116,10 +116,7 @@ def reopen(folder: RunFolder, observer: Observer) -> tuple[Session, dict[str, An
     result = folder.read_result()
     if result is None:
         raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
-    saved = {**folder.read_config(), "runs_dir": folder.path.parent, "name": folder.path.name}
-    # The weights come from the record: what training began with is not needed, and may not be at hand.
-    config = resolve({**saved, "pretrained": False, "weights": None})
-    session = prepare(config, observer)
+    session = prepare(_without_first_weights(records.recorded(folder)), observer)
     try:
         session.model.load_state_dict(safe_files.read_tensors(folder.model))
     except (OSError, RuntimeError, ValueError) as error:
@@ -136,8 +133,12 @@ def reopen(folder: RunFolder, observer: Observer) -> tuple[Session, dict[str, An
 def new_network(session: Session, seed: int) -> nn.Module:
     """A network like the session's of which nothing is removed, with weights as drawn at random by this seed."""
     torch.manual_seed(seed)
-    config = session.config.model_copy(update={"pretrained": False, "weights": None})
-    return build_network(config, session.data, session.device)
+    return build_network(_without_first_weights(session.config), session.data, session.device)
+
+
+def _without_first_weights(config: RunConfig) -> RunConfig:
+    """The same options for a network that gets its weights elsewhere: those it started from may not be at hand."""
+    return config.model_copy(update={"pretrained": False, "weights": None})
 
 
 def networks_to_time(session: Session) -> dict[str, nn.Module]:
@@ -196,8 +197,14 @@ def _prunings(config: RunConfig, model: nn.Module, chosen: list[Layer], in_epoch
 
 
 def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer], number: int) -> list[Step]:
-    """So many prunings to the amount asked for; of a search, those that it does if all rounds hold."""
-    sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in chosen]
+    """So many prunings to the amount asked for, as far as --floor lets them; of a search, if all rounds hold."""
+    found = _steps_to_amount(config, model, chosen, number)
+    _check_floor(config, chosen, found[-1])
+    return found
+
+
+def _steps_to_amount(config: RunConfig, model: nn.Module, chosen: list[Layer], number: int) -> list[Step]:
+    sizes = _sizes(chosen)
     allocation = split(config.method)[0]
     if config.max_drop is not None:
         return searched_steps(allocation, config.schedule, number, sizes)
@@ -207,3 +214,18 @@ def _steps(config: RunConfig, model: nn.Module, chosen: list[Layer], number: int
     by_layer = None if config.layer_sparsity is None else read_by_layer(config.layer_sparsity)
     asked = Amount(config.sparsity, config.count, by_layer)
     return steps(asked, allocation, config.schedule, number, sizes)
+
+
+def _check_floor(config: RunConfig, chosen: list[Layer], last: Step) -> None:
+    """PruningError if --floor leaves too little to remove. Of groups only the pruning tells how far they go."""
+    if config.structure != "weight":
+        return
+    for group in ALLOCATIONS.get(split(config.method)[0])(_sizes(chosen), last.amount):
+        own = [layer.size for layer in chosen if layer.name in group.names]
+        possible = sum(size - at_least(config.floor, size) for size in own)
+        if group.remove > possible:
+            raise floor_reached(config.floor, group.remove, possible)
+
+
+def _sizes(layers: list[Layer]) -> list[LayerSize]:
+    return [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers]

@@ -24,12 +24,17 @@ def folder_at(path: Path) -> RunFolder:
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
-    """The record of this run, if it is complete. PruningError if the folder holds another run."""
+    """The record of this run, if it is complete. PruningError if the folder holds another run, or another plugin's."""
     folder = folder_of(config)
     refuse_other_run(config)
     result = folder.read_result()
     if result is not None and not is_sealed(folder, result):
         raise PruningError(f"{folder.result} was altered after it was written; run the command with --fresh.")
+    if result is not None and result.get("plugin") not in (None, config.plugin_contents()):
+        raise PruningError(
+            f"{folder.path} was done with other contents of --plugin {config.plugin}. "
+            "Choose another --name, or replace it with --fresh."
+        )
     return result
 
 
@@ -39,12 +44,18 @@ def final_network(dense: Mapping[str, Any], rounds: Sequence[Any]) -> Mapping[st
     return held[-1] if held else dense
 
 
+def recorded(folder: RunFolder) -> RunConfig:
+    """The options of the run in `folder`, wherever that lies now. PruningError if it holds no run."""
+    folder.read_config()
+    return resolve({"runs_dir": folder.path.parent, "name": folder.path.name}, folder.config, recorded=True)
+
+
 def refuse_other_run(config: RunConfig) -> None:
     """A folder belongs to one run: PruningError, naming the options, if it was begun with others."""
     folder = folder_of(config)
     if not folder.config.exists():
         return
-    different = differences(resolve({}, folder.config).identity(), config.identity())
+    different = differences(recorded(folder).identity(), config.identity())
     if different:
         raise PruningError(
             f"{folder.path} is another run: {'; '.join(different)}. Choose another --name, or replace it with --fresh."

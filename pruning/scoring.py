@@ -198,7 +198,8 @@ def movement(weights: Weights) -> Tensor:
     """- the sum of w x dL/dw over the steps of training since the last pruning: weights that move towards zero go first
 
     Those of the fine-tuning of the round before; for the first pruning, those of the dense training, which from
-    --weights or --pretrained is the fine-tuning of the paper. There the sum never begins anew and removed weights may
+    --weights or --pretrained is the fine-tuning of the paper. Where fine-tuning begins from other weights (rewind,
+    reinit), of the steps since then. There the sum never begins anew and removed weights may
     come back; here every pruning begins it anew, and they stay removed. The score may be negative.
     """
     return weights["movement"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from pruning.accumulating import Accumulated
 from pruning.config import RunConfig
 from pruning.config_reading import differences
 from pruning.data import Dataset
-from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
+from pruning.errors import DivergedError, InterruptedRunError, PruningError
 from pruning.layers import Layer, prunable
 from pruning.masks import Masks
 from pruning.measure import compute, size
@@ -88,7 +89,7 @@ class Progress:
 
     `masked` is the evaluation of the network right after the current round's pruning; None before that pruning.
     `shared_rounds` is how many of the rounds were taken from another run that began with the same (--share-rounds).
-    `accepted_warnings` is how many of the warnings are about the network to go back to (--max-drop).
+    `accepted_warnings` is how many of the warnings stay when the run goes back to an earlier network (--max-drop).
     """
 
     dense: dict[str, Any] | None = None
@@ -190,7 +191,7 @@ class Session:
     # --- what is measured ---------------------------------------------------------------------------------------
 
     def evaluate(self, what: str, split: str = "test", **about: Any) -> dict[str, float]:
-        """top1 and top5 (percent) and loss of the network as it is, on one split."""
+        """top1 and top5 (percent) and loss of the network as it is, on one split. DivergedError if there is no loss."""
         with self.clock.stage("evaluation"):
             evaluation = evaluate(
                 self.model,
@@ -200,6 +201,8 @@ class Session:
                 limit=self.limit,
                 between_batches=self.observer.check_stop,
             )
+        if not math.isfinite(evaluation.loss):
+            raise DivergedError(f"the loss on the {split} images is {evaluation.loss}", self.config.precision)
         numbers = asdict(evaluation)
         self.emit("evaluation", what=what, split=split, **about, **numbers)
         return numbers
@@ -264,10 +267,13 @@ class Session:
         self._accepted = {name: tensor.clone() for name, tensor in self._network().items()}
         self.progress.accepted_warnings = len(self.progress.warnings)
 
-    def go_back(self) -> None:
-        """Put what was accepted last in place again; warnings since then are void."""
+    def go_back(self, why: str | None = None) -> None:
+        """Put what was accepted last in place again; warnings since then are void, `why` stays as one."""
         self._put(self._accepted)
         del self.progress.warnings[self.progress.accepted_warnings :]
+        if why is not None:
+            self.warn(why)
+            self.progress.accepted_warnings = len(self.progress.warnings)
 
     def _network(self) -> dict[str, Tensor]:
         masks = {} if self.masks is None else self.masks.tensors()
@@ -295,7 +301,11 @@ class Session:
         assert self.log is not None
         self.progress.log_length = self.log.length
         tensors = self._network() | pack(training=training or {}, accepted=self._accepted)
-        return tensors, {"progress": asdict(self.progress), "position": position, "basis": self.basis}
+        return tensors, {
+            "progress": asdict(self.progress),
+            "position": position,
+            "basis": self._begun_under(),
+        }
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Take the run up from a snapshot."""
@@ -309,13 +319,17 @@ class Session:
         self.batches_done = self.dense_batches + len(self.progress.rounds) * self.round_batches
 
     def check_basis(self, saved: Mapping[str, Any]) -> None:
-        """PruningError if the run was begun on other images, another network, or another version of torch."""
-        different = differences(saved, self.basis)
+        """PruningError if the run was begun on other images, with another network, plugin or version of torch."""
+        different = differences(saved, self._begun_under())
         if different:
             raise PruningError(
                 f"{self.folder.path} was begun under other conditions: {'; '.join(different)}. "
                 "Restore them, or begin anew with --fresh."
             )
+
+    def _begun_under(self) -> dict[str, Any]:
+        """All that the run depends on besides its options."""
+        return self.basis | self.config.plugin_contents()
 
     def take_training(self) -> tuple[dict[str, Tensor], dict[str, int]] | None:
         """The training that the run was restored in the middle of, once; None if there is none."""
@@ -336,7 +350,7 @@ class Session:
     ) -> None:
         """Train the network, from where `saved` left it, to the end of the recipe (or of `epochs` of its epochs).
 
-        `save(tensors, position)` is called at the configured interval and when a signal asks to stop. RunStoppedError
+        `save(tensors, position)` is called at the configured interval and when a signal asks to stop. DivergedError
         when the loss becomes NaN or infinite; what was saved last is from before that. `between_batches` is called with
         the number of batches done, from 1 on, before the next one and at the end; it may put other masks in place. What
         is saved is from before that call, so that it comes again in the process that goes on.
@@ -408,10 +422,8 @@ class Session:
                 after_batch=after_batch,
             )
         except NotFiniteError as error:
-            raise RunStoppedError(
-                f"Training stopped: {error}. Try a lower --lr (--finetune-lr after pruning)"
-                + (", or --precision fp32." if recipe.precision != "fp32" else ".")
-            ) from None
+            self.batches_done = begun + (recipe.epochs - recipe.first_epoch) * in_epoch
+            raise DivergedError(str(error), recipe.precision) from None
         if self.masks is not None:
             # Holding multiplies by zero, which leaves -0.0 where a weight was negative: now they are all +0.0.
             self.masks.apply(self.model)

@@ -298,7 +298,8 @@ def _groups(model: nn.Module, images: Tensor) -> Iterator[_Group]:
     image = images[:1].clone(memory_format=torch.contiguous_format).requires_grad_()
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # of parameters outside of layers: what meets them is left
-        graph = tp.DependencyGraph().build_dependency(model, image, verbose=False)
+        # A tuple: of a bare tensor torch-pruning tries the first image without its batch dimension before all of it.
+        graph = tp.DependencyGraph().build_dependency(model, (image,), verbose=False)
     for items in graph.get_all_groups():
         yield _Group(graph, items, names)
 
@@ -315,7 +316,8 @@ def _followed(model: nn.Module) -> Iterator[None]:
         raise
     except Exception as error:  # torch-pruning raises whatever its tracing ran into
         raise PruningError(
-            f"torch-pruning can't follow the channels of {kind}: {error or type(error)}."
+            f"torch-pruning can't follow the channels of {kind} ({type(error).__name__} in its tracing), so that "
+            "no filter can be removed with all that goes with it, or taken out; remove single weights or blocks."
         ) from error
 
 

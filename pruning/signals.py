@@ -1,4 +1,6 @@
-"""SIGINT and SIGTERM: the first asks the run to save and stop, a second stops it at once."""
+"""SIGINT, SIGTERM and SIGHUP (a terminal closed, a connection lost): the first asks to save and stop, a second stops at
+once. Under nohup, which has SIGHUP ignored, it stays ignored.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from pruning.errors import InterruptedRunError
 
 Handler = Callable[[int, FrameType | None], object] | int | None  # as the signal module hands it out
 
-HANDLED = (signal.SIGINT, signal.SIGTERM)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ECHO = 0.4  # seconds: `timeout` and batch systems signal a process and then its group, which is no second thought
 
 
@@ -27,7 +29,8 @@ class Signals:
         self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in HANDLED}
+        handled = [number for number in HANDLED if number != signal.SIGHUP or not _is_ignored(number)]
+        self._before = {number: signal.signal(number, self._note) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,3 +49,7 @@ class Signals:
         elif now - self._since > ECHO:
             self.at_once()
             os._exit(128 + number)
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN

@@ -28,7 +28,7 @@ from pruning.masks import Masks
 from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES, unknown
 from pruning.scored import Scored, removed_at_zero
 from pruning.selection import Source, smallest
-from pruning.structure import Tile, fixed_sparsity
+from pruning.structure import Tile, check_floor, fixed_sparsity
 
 P = ParamSpec("P")
 
@@ -101,6 +101,7 @@ def plan(
     amount = _amount(sparsity, count, structure)
     if not 0 <= floor <= 1:
         raise PruningError(f"Floor {floor} is not a fraction: it must be from 0 to 1.")
+    check_floor(structure, floor)
     layers = prunable(model, include, exclude, prune_classifier=prune_classifier)
     earlier = _earlier(masks, layers)
     groups = ALLOCATIONS.get(allocation)(

@@ -108,6 +108,15 @@ def fixed_sparsity(name: str) -> float | None:
     return float(sparsity_of_n_of_m(*(entry.numbers(name) or ())))
 
 
+def check_floor(name: str, floor: float) -> None:
+    """PruningError if the structure called `name` says how much is removed, and that leaves layers below the floor."""
+    fixed = fixed_sparsity(name)
+    if fixed is not None and floor > 1 - fixed + 1e-9:  # 1:3 keeps a third, to rounding
+        raise PruningError(
+            f"Structure {name} keeps {1 - fixed:g} of every layer, which a floor of {floor:g} contradicts: lower it."
+        )
+
+
 def output_dimension(layer: LayerLike) -> int:
     """Where a weight's outputs lie. PruningError if it has no two sides."""
     if len(layer.shape) < 2:

@@ -66,7 +66,7 @@ class Curves:
         elif kind == "evaluation" and event["what"] == "dense":
             self._write(event, 0, {f"rounds/{name}": event[name] for name in OF_VALIDATION})
         elif kind == "round":
-            scalars = {f"rounds/{name}": event[name] for name in OF_ROUND if event[name] is not None}
+            scalars = {f"rounds/{name}": event[name] for name in OF_ROUND if event.get(name) is not None}
             self._write(event, event["round"], scalars)
 
     def _batches(self, event: Mapping[str, Any], epochs: int) -> int:

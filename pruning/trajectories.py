@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pruning.config import RunConfig
 from pruning.digests import digest
 from pruning.run_files import Checkpoints, shared_round
-from pruning.targets import series
+from pruning.targets import Step, series
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,9 +65,15 @@ def _beginning(session: Session, rounds: int) -> dict[str, Any]:
     return {
         "options": _without_how_far(session.config),
         "basis": session.basis,
-        "prunings": [[asdict(step) for step in steps] for steps in session.prunings[:rounds]],
+        "prunings": [[_in_order(step) for step in steps] for steps in session.prunings[:rounds]],
         "revision": REVISION,
     }
+
+
+def _in_order(step: Step) -> dict[str, Any]:
+    """A step as JSON holds it, with fractions by layer as a list: the last of them that fits a layer holds for it."""
+    by_layer = step.amount.by_layer
+    return {**asdict(step), "by_layer": by_layer and [list(pair) for pair in by_layer.items()]}
 
 
 def _without_how_far(config: RunConfig) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.config_reading import differences, resolve
+from pruning.config_reading import differences
 from pruning.digests import file_digest
-from pruning.errors import PruningError
+from pruning.errors import PruningError, RunStoppedError
 from pruning.measure import size
 from pruning.preparation import DamagedRecordError, reopen
 from pruning.records import final_network
+from pruning.records import recorded as recorded_options
 from pruning.run_files import RunFolder, record_digest
 from pruning.session import Observer, Session
 
@@ -40,6 +41,8 @@ def verify(folder: RunFolder, observer: Observer) -> list[Check]:
         checks += _measured(session, result)
     except DamagedRecordError as error:
         checks.append(Check("files", "fit this network", str(error), False))
+    except RunStoppedError:
+        checks.append(Check("loss", _show(result["final"].get("loss")), "not a finite number", False))
     return checks
 
 
@@ -61,8 +64,10 @@ def _digests(folder: RunFolder, result: dict[str, Any]) -> list[Check]:
 
 def _options(folder: RunFolder, result: dict[str, Any]) -> Check:
     """The options that determine the result, in the record and in the file that repeats the run."""
-    beside = resolve({}, folder.config).identity()
-    recorded = {name: value for name, value in result["config"].items() if name in beside}
+    beside = recorded_options(folder).identity()
+    plugin = result.get("plugin")
+    told = {**result["config"], **(plugin if isinstance(plugin, dict) else {})}
+    recorded = {name: value for name, value in told.items() if name in beside}
     different = "; ".join(differences(recorded, beside))
     return Check("options", f"as in {folder.config.name}", different or "the same", not different)
 

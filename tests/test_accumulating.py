@@ -20,7 +20,9 @@ from pruning import Masks, PruningError
 from pruning.accumulating import Accumulated, accumulate
 from pruning.config import RunConfig
 from pruning.config_reading import resolve
-from pruning.experiment import run
+from pruning.dense import Origins
+from pruning.experiment import policy as tuning_of
+from pruning.experiment import prune, run
 from pruning.layers import prunable
 from pruning.preparation import prepare
 from pruning.step import choose
@@ -96,6 +98,17 @@ def test_movement_is_what_a_naive_loop_adds_up_from_weights_and_gradients(precis
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), total, rtol=1e-5, atol=1e-6)
         assert not found[~masks[name]].any()
+
+
+def test_a_step_that_computes_its_gradients_within_is_refused() -> None:
+    """Those that lie there before it are of other weights."""
+    net = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    accumulate(net, optimizer, "global_movement")
+    for step in (lambda closure: optimizer.step(closure), lambda closure: optimizer.step(closure=closure)):
+        with pytest.raises(PruningError, match="a step with a closure computes within it: call step"):
+            step(lambda: net(torch.ones(1, 2)).sum())
+    optimizer.step(None)
 
 
 def test_a_layer_that_does_not_train_does_not_move() -> None:
@@ -299,6 +312,21 @@ def test_shared_rounds_bring_the_sums_of_their_fine_tuning_along(tmp_path: Path)
     run(to(8, name="farther", share_rounds=True), Silent())
     assert [event["rounds"] for event in events(tmp_path / "farther") if event["event"] == "shared"] == [2]
     assert outcome(tmp_path / "farther") == outcome(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("policy", ["go_on", "rewind", "rewind_lr", "reinit"])
+def test_the_sums_are_of_the_weights_that_train_on(policy: str, tmp_path: Path) -> None:
+    """Where other weights are put in place before the first pruning, what the old ones did is of no account."""
+    replays = policy.startswith("rewind")
+    options = {"schedule": "gradual", "rounds": None, "prune_every": 4, "finetune": policy, "epochs": 2}
+    config = small(tmp_path, finetune_epochs=None if replays else 1, **options)
+    session = prepare(config, Silent())
+    session.open_log(0)
+    session.accumulated.load({name: torch.ones_like(x) for name, x in session.accumulated.tensors().items()})
+    state = session.model.state_dict()
+    prune(session, 1, tuning_of(session, 1, Origins(rewound=state)))
+    old = policy in ("go_on", "rewind_lr")
+    assert all(bool((sums == old).all()) for sums in session.accumulated["movement"].values())
 
 
 def test_going_back_takes_the_sums_back_too(tmp_path: Path) -> None:

@@ -192,6 +192,12 @@ CASES = {
     "validation leaves nothing": case("--validation", "0.9999999", says=("0.9999999", "none to train on")),
     "validation empty": case("--validation", "1e-9", says=("1e-09", "none to validate on")),
     "sparsity above 1": case("--sparsity", "1.5", says=("--sparsity 1.5", "less than or equal to 1")),
+    "sparsity beyond the floor": case(
+        "--floor", "0.5", says=("floor of 0.5", "leaves 29,499 weights", "lower the floor or the sparsity")
+    ),
+    "floor beyond the structure": case(
+        "--structure", "2:4", "--method", "layer_mag", "--floor", "0.6", says="2:4 keeps 0.5 of every layer"
+    ),
     "sparsity in percent": case("--sparsity", "90%", says=("--sparsity 90%", "number")),
     "two amounts": case("--sparsity", "0.5", "--count", "3", says=("--sparsity and --count", "one of them")),
     "compression below 1": case("--compression", "0.5", says="--compression 0.5"),

@@ -47,7 +47,9 @@ SITUATION = Situation(
 
 def started(policy: str) -> Mapping[str, Tensor]:
     model = network(0)
-    FINETUNINGS.get(policy)(SITUATION).start(model)
+    start = FINETUNINGS.get(policy)(SITUATION).start
+    if start is not None:
+        start(model)
     return model.state_dict()
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Cli, only_run, read_result
+from conftest import Cli, Silent, StopsAt, events, only_run, read_result, small_mnist
+
+from pruning import records
+from pruning.config_reading import resolve
+from pruning.errors import InterruptedRunError, PruningError
+from pruning.experiment import run
+from pruning.run_files import RunFolder
+from pruning.verification import verify
 
 OWN = '''
 from pruning.registry import SCORES
@@ -88,3 +95,36 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_a_record_says_which_contents_it_is_of(tmp_path: Path) -> None:
+    """Verified it agrees; with other contents it is neither shown nor verified as if it were of them."""
+    plugin = tmp_path / "my_scores.py"
+    plugin.write_text(OWN)
+    options = {"epochs": 0, "finetune": "none", "rounds": 1, "measure_seconds": 0, "name": "run"}
+    own = {**options, "runs_dir": tmp_path, "plugin": plugin, "method": "global_signed"}
+    run(resolve(own), Silent())
+    folder = RunFolder(tmp_path / "run")
+    assert all(check.agrees for check in verify(folder, Silent()))
+    assert records.finished(resolve(own)) is not None
+    plugin.write_text(OWN.replace("weights.value", "-weights.value"))
+    with pytest.raises(PruningError, match="was done with other contents of --plugin"):
+        records.finished(resolve(own))
+    assert [check.what for check in verify(folder, Silent()) if not check.agrees] == ["options"]
+
+
+def test_a_run_is_not_resumed_with_other_contents(tmp_path: Path) -> None:
+    plugin = tmp_path / "my_scores.py"
+    plugin.write_text(OWN)
+    images = small_mnist(tmp_path / ".images", train=100, test=20)
+    options = {"dataset": "mnist", "data": images, "epochs": 0, "finetune_epochs": 1, "name": "run"}
+    own = {**options, "measure_seconds": 0, "runs_dir": tmp_path, "plugin": plugin, "method": "global_signed"}
+    stopped = StopsAt(8)
+    with pytest.raises(InterruptedRunError):
+        run(resolve(own), stopped)
+    assert any(event["event"] == "pruning" for event in events(tmp_path / "run"))
+    plugin.write_text(OWN.replace("weights.value", "-weights.value"))
+    with pytest.raises(PruningError, match=r"begun under other conditions: .*plugin"):
+        run(resolve(own), Silent())
+    plugin.write_text(OWN)
+    run(resolve(own), Silent())

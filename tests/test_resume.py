@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import random
 import shutil
 import signal
+import subprocess
+import termios
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHORT, Cli, events, fork, only_run, outcome, read_result, wait_for_event
+from conftest import (
+    SHORT,
+    Cli,
+    Silent,
+    command,
+    environment,
+    events,
+    fork,
+    only_run,
+    outcome,
+    read_result,
+    wait_for_event,
+)
+
+from pruning.config_reading import resolve
+from pruning.errors import RunStoppedError
+from pruning.experiment import run
+from pruning.signals import Signals
 
 OFTEN = (*SHORT, "--checkpoint-interval", "0.05", "--log-interval", "1")
 GRADIENTS = (*OFTEN, "--method", "global_grad", "--score-batches", "1000")
@@ -85,6 +107,42 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert not (folder / "result.json").exists()
     assert fork(*GRADIENTS, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
     assert outcome(folder) == uninterrupted_with_gradients
+
+
+def test_a_closed_terminal_saves_and_the_same_command_goes_on(
+    uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    terminal, its_end = pty.openpty()
+    process = subprocess.Popen(
+        command(*OFTEN, "--name", "run"),
+        cwd=tmp_path,
+        env=environment(),
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(its_end)
+    said = b""
+    while b"finetune 1   epoch   1  batch" not in said:
+        said += os.read(terminal, 65_536)  # OSError when the process ends without
+    os.close(terminal)
+    assert process.wait(timeout=30) == 128 + signal.SIGHUP
+    assert not (tmp_path / "runs/run/result.json").exists()
+    assert fork(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
+    assert outcome(tmp_path / "runs/run") == uninterrupted
+
+
+def test_under_nohup_a_closed_terminal_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            signals.check_stop()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_resumed_run_logs_every_batch_once(tmp_path: Path) -> None:
@@ -192,3 +250,10 @@ def test_a_damaged_state_to_rewind_to_is_trained_again(tmp_path: Path) -> None:
     (snapshot,) = (tmp_path / "runs/.dense").glob("*/epoch-1.safetensors")
     snapshot.write_bytes(snapshot.read_bytes()[:-10])
     assert outcome(_whole(tmp_path, rewind)) == before
+
+
+def test_so_does_one_that_only_the_last_step_took_too_far(tmp_path: Path) -> None:
+    """The loss of every training batch was finite; the network is not."""
+    with pytest.raises(RunStoppedError, match=r"loss on the \w+ images is .*diverged. Try a lower --lr"):
+        run(resolve({"lr": 1e30, "epochs": 1, "batch_size": 10_800, "runs_dir": tmp_path}), Silent())
+    assert not list(tmp_path.glob("*/result.json"))

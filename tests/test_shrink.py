@@ -226,6 +226,47 @@ def test_channels_that_are_an_output_as_well_are_not_taken_out() -> None:
     assert "output" in shrunk.left["first"]
 
 
+class FullyConnected(nn.Module):
+    """Hidden neurons, of which the first has no weights left. An image without its batch dimension passes, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(36, 8), nn.Linear(8, 2)
+        zero_filters(self, "hidden", [0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.hidden(x.flatten(1)).relu())
+
+
+class FullyConvolutional(nn.Module):
+    """Likewise with filters, and means over what is counted from the last dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Conv2d(1, 8, 3), nn.Linear(8, 2)
+        zero_filters(self, "hidden", [0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.hidden(x).relu().mean((-2, -1)))
+
+
+@pytest.mark.parametrize("kind", [FullyConnected, FullyConvolutional])
+def test_networks_that_take_an_image_without_its_batch_dimension_are_followed(kind: type[nn.Module]) -> None:
+    assert shrink.shrink(kind(), images((1, 6, 6))).widths == {"hidden": (8, 7)}
+
+
+def test_what_torch_pruning_fails_at_is_refused_in_one_sentence() -> None:
+    class ImageByImage(FullyConnected):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([self.last(self.hidden(image.flatten()[None]).relu()) for image in x])
+
+    with pytest.raises(
+        PruningError, match=r"can't follow the channels of ImageByImage .*single weights"
+    ) as refused:
+        shrink.shrink(ImageByImage(), images((1, 6, 6)))
+    assert "input_dims" not in str(refused.value)
+
+
 def test_a_swin_transformer_is_refused_by_name() -> None:
     class SwinTransformer(nn.Linear):
         pass

@@ -386,3 +386,11 @@ def test_weights_that_diverged_are_refused_by_name(value: float) -> None:
 def test_scores_whose_sum_overflows_are_fine() -> None:
     model = by_hand([3e38, 2e38, 3e38])
     assert kept(choose(model, "global_mag", count=1)) == [[True, False, True]]
+
+
+def test_a_floor_above_what_every_tile_keeps_is_refused() -> None:
+    net = nn.Linear(8, 4)
+    with pytest.raises(PruningError, match=r"2:4 keeps 0.5 of every layer, which a floor of 0.6 contradicts"):
+        choose(net, "layer_mag", structure="2:4", floor=0.6)
+    assert choose(net, "layer_mag", structure="2:4", floor=0.5).sparsity == 0.5
+    assert choose(nn.Linear(6, 4), "layer_mag", structure="1:3", floor=1 / 3).removed == 16

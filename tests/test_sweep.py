@@ -269,6 +269,11 @@ def test_shards_are_a_partition_into_whole_trajectories(of: int, tmp_path: Path)
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_every_ready_grid_is_of_the_same_runs_whatever_the_machine(file: Path) -> None:
+    assert all(chosen.config.threads for chosen in grid.runs(grid.read(file), RUNS))
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
 def test_every_ready_grid_has_a_plan(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -448,10 +453,10 @@ def test_a_run_that_was_left_in_its_dense_training_is_taken_up(
 
 
 def stop_at_resumption(run: Run) -> None:
-    """Send this process SIGTERM once the run's log says that it goes on."""
+    """Send this process SIGHUP once the run's log says that it goes on."""
     while not any(event["event"] == "resumed" for event in events(run.files.run.path)):
         time.sleep(0.005)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)
 
 
 def test_two_at_once_then_failed_retried_and_stopped(
@@ -485,7 +490,7 @@ def test_two_at_once_then_failed_retried_and_stopped(
     (tmp_path / "slow").touch()
     with ThreadPoolExecutor() as threads:
         threads.submit(stop_at_resumption, failing)
-        assert _exit_code([*sweep, "--retry"]) == 128 + signal.SIGTERM
+        assert _exit_code([*sweep, "--retry"]) == 128 + signal.SIGHUP
     (tmp_path / "slow").unlink()
     assert not failing.files.run.result.exists()
     assert _exit_code(sweep) == 0

@@ -139,3 +139,19 @@ def test_runs_on_one_chain_have_one_key(runs: Path) -> None:
 )
 def test_runs_that_share_no_round_have_different_keys(other: dict[str, Any], runs: Path) -> None:
     assert chain_key(to(8, runs)) != chain_key(to(8, runs, **other))
+
+
+def test_the_order_of_fractions_by_layer_matters(runs: Path) -> None:
+    """Of two that fit a layer the last holds, so that these come to the same sparsity with different layers."""
+    net = runs / "net.py"
+    net.write_text(
+        "from torch import nn\n\n\ndef make(classes):\n    return nn.Sequential(\n        nn.Flatten(), "
+        "nn.Linear(784, 9), nn.Linear(9, 9), nn.Linear(9, 9), nn.Linear(9, classes)\n    )\n"
+    )
+    sparsities = []
+    for layers in ("1=0.5 2=0.2 [23]=0.5 3=0.2", "1=0.5 3=0.2 [23]=0.5 2=0.2"):
+        options = {"layer_sparsity": layers, "rounds": 1, "arch": f"{net}:make", "share_rounds": True}
+        folder = done(resolve({**SMALL, "data": runs / ".images", "runs_dir": runs, **options}))
+        assert taken_over(folder) == 0
+        sparsities.append([round(layer["sparsity"], 1) for layer in read_result(folder)["layers"]])
+    assert sparsities == [[0.5, 0.5, 0.2, 0], [0.5, 0.2, 0.5, 0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 
 from pruning.config import RunConfig
 from pruning.config_reading import resolve
+from pruning.console import Console
+from pruning.errors import DivergedError
 from pruning.experiment import run
 from pruning.masks import Masks
 from pruning.preparation import prepare
@@ -114,6 +117,71 @@ def test_a_dry_run_says_so_whatever_is_taken_back(tmp_path: Path) -> None:
     run(search(tmp_path, max_drop=0, finetune="none", rounds=3, dry_run=True), Silent())
     result = read_result(tmp_path / "run")
     assert result["warnings"][0].startswith("Dry run")
+
+
+DIVERGING = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(784, 20), nn.Linear(20, classes)
+
+    def forward(self, images):
+        zeros = (self.inner.weight == 0).float().mean()
+        hidden = self.inner(images.flatten(1)).relu()
+        if self.training and zeros > {trains_to}:
+            hidden = hidden * float("nan")
+        return self.outer(hidden)
+"""
+
+
+def diverging(folder: Path, trains_to: float) -> RunConfig:
+    """A search on a network whose training gives no loss once more than this part of it is removed."""
+    (folder / "net.py").write_text(DIVERGING.format(trains_to=trains_to))
+    return search(folder, max_drop=100, arch=f"{folder}/net.py:Net")
+
+
+def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = diverging(tmp_path, 0.6)
+    run(config, Silent())
+    result, whole = read_result(tmp_path / "run"), outcome(tmp_path / "run")
+    rounds = result["rounds"]
+    assert [entry["held"] for entry in rounds] == [True, False, False, True]
+    assert [entry["target_sparsity"] for entry in rounds[:2]] == [0.5, 0.75]
+    measured = {"top1", "top5", "loss", "validation_top1"}
+    assert rounds[0].keys() - rounds[1].keys() == measured
+    assert rounds[1]["sparsity"] == 0.75
+    assert rounds[1]["nonzero_parameters"] == result["dense"]["parameters"] - 0.75 * 784 * 20
+    assert result["final"] == {key: rounds[3][key] for key in result["final"]}
+    assert [warning.split(",")[0] for warning in result["warnings"]] == [
+        "Round 2 counts as one that went too far",
+        "Round 3 counts as one that went too far",
+    ]
+    assert all(
+        "the training loss is nan in epoch 1 (a lower --finetune-lr" in one for one in result["warnings"]
+    )
+    assert all(check.agrees for check in verify(RunFolder(tmp_path / "run"), Silent()))
+
+    # It is shown, and interrupted again and again it ends with the same bits.
+    Console().result(result, "runs/run")
+    for entry in rounds:
+        Console().event({"event": "round", **entry})
+    shown = capsys.readouterr()
+    assert shown.out.count("diverged, taken back") == 4
+    assert "warning: Round 2 counts as" in shown.err
+    shutil.rmtree(tmp_path / "run")
+    assert interrupted_every(37, lambda observer: run(config, observer)) > 2
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_a_dense_training_that_diverges_stops_the_search(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"the training loss is nan in epoch 1. Try a lower --lr"):
+        run(diverging(tmp_path, -1), Silent())
+    assert not (tmp_path / "run/result.json").exists()
 
 
 def test_reports_and_comparisons_read_it(folder: Path, tmp_path: Path) -> None:

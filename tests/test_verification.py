@@ -86,6 +86,14 @@ def test_one_weight(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "SHA-256 of model.safetensors" in differing
 
 
+def test_a_weight_that_is_no_number(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(run / "model.safetensors", lambda tensors: tensors["fc3.bias"].fill_(torch.nan))
+    code, differing = verified(run, capsys)
+    assert code == 1
+    assert "SHA-256 of model.safetensors" in differing
+    assert "not a finite number" in differing
+
+
 def test_one_weight_that_was_removed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(run / "model.safetensors", revive_one_weight)
     code, differing = verified(run, capsys)
@@ -216,3 +224,30 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.Captu
     code, said = verified(tmp_path, capsys)
     assert code == 2
     assert "no complete run" in said
+
+
+def test_a_search_from_given_weights_is_opened_again_when_these_are_gone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = (run / "model.safetensors").rename(tmp_path / "start.safetensors")
+    search = ("--epochs", "0", "--finetune-epochs", "0", "--rounds", "1", "--measure-seconds", "0", "--quiet")
+    place = ("--runs-dir", str(tmp_path), "--name", "search")
+    given = (*search, *place, "--max-drop", "90")
+    assert _exit_code(["--weights", str(start), *given]) == 0
+    start.unlink()
+    assert verified(tmp_path / "search", capsys) == (0, "")
+    assert _exit_code(["export", str(tmp_path / "search"), "--to", "dense"]) == 0
+    # Another run does not get this place, and hears of its options, not of the weights that are gone.
+    assert _exit_code([*search, *place, "--sparsity", "0.5"]) == 2
+    assert f"--weights was '{start}', now None" in capsys.readouterr().err
+
+
+def test_a_recorded_run_need_not_have_its_images_to_be_told_from_another(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("data: null", "data: gone"))
+    assert _exit_code(["--runs-dir", str(tmp_path), "--name", run.name]) == 2
+    assert "--data was 'gone', now None" in capsys.readouterr().err
+    assert verified(run, capsys)[0] == 2
+    assert "gone does not exist" in verified(run, capsys)[1]

@@ -55,9 +55,10 @@ class Dataset:
     augmentation: str | None
 
     def fingerprint(self) -> str:
-        """A digest of all images, as `Split.fingerprint` or `StreamedSplit.fingerprint` see them."""
-        prints = "".join(split.fingerprint() for split in (self.train, self.validation, self.test))
-        return hashlib.sha256(prints.encode()).hexdigest()
+        """A digest of all images, as `Split.fingerprint` or `StreamedSplit.fingerprint` see them, and of what is done
+        to them on their way into a batch."""
+        prints = [split.fingerprint() for split in (self.train, self.validation, self.test)]
+        return hashlib.sha256(repr((prints, self.mean, self.std, self.augmentation)).encode()).hexdigest()
 
 
 def load(

@@ -10,6 +10,7 @@ imports what the architecture needs. A new architecture is a file here with one 
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,17 @@ def known(arch: str) -> None:
         users_own.find(arch)
     elif arch not in names():
         raise unknown("architecture", arch, names())
+
+
+def source(arch: str) -> Path | None:
+    """The file of the function that makes the network; None for torchvision's and timm's. PruningError if unknown."""
+    known(arch)
+    if users_own.matches(arch) and not from_timm.matches(arch):
+        origin = users_own.find(arch)[0].origin
+        return None if origin is None else Path(origin)
+    if arch not in ARCHITECTURES.names():
+        return None
+    return Path(inspect.getfile(ARCHITECTURES.get(arch)))
 
 
 def check_published(arch: str) -> None:

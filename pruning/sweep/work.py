@@ -19,6 +19,7 @@ from typing import IO, Any, Protocol
 
 from pruning.errors import InterruptedRunError
 from pruning.locks import claim, is_held
+from pruning.signals import HANDLED
 from pruning.sweep import progress
 from pruning.sweep.plan import Plan, Run, epochs_each
 from pruning.sweep.progress import Position
@@ -28,12 +29,8 @@ TICK = 0.1  # seconds between two looks at the processes
 READING = 1.0  # seconds between two looks at what the runs say
 LOOKING = 2.0  # seconds between two looks at runs that other sweeps are doing
 LINES = 8  # of a failed run's log to show
-STOPPED = (
-    -signal.SIGINT,
-    -signal.SIGTERM,
-    128 + signal.SIGINT,
-    128 + signal.SIGTERM,
-)  # exit codes of a run that a signal stopped, and that goes on from there
+# Exit codes of a run that a signal stopped, and that goes on from there.
+STOPPED = tuple(code for number in HANDLED for code in (-number, 128 + number))
 
 
 class Watcher(Protocol):
