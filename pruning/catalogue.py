@@ -28,8 +28,13 @@ def _methods() -> Rows:
         allocation, score = methods.split(name)
         about = SCORES.entry(score).about
         structures = ", ".join(about.get("structures", ())) or "all"
-        rows.append([name, allocation, score, _needs(about), structures, about.get("source", "")])
-    return ["method", "compared", "score", "needs", "structures", "source"], rows
+        rows.append([name, allocation, _needs(about), structures])
+    return [
+        "method",
+        "compared",
+        "needs",
+        "structures",
+    ], rows  # a line each on 80 columns; the rest is in `scores`
 
 
 def _needs(about: Mapping[str, Any]) -> str:
@@ -43,7 +48,7 @@ def _architectures() -> Rows:
     rows = []
     for name in models.names():
         about = ours[name].about if name in ours else {}
-        summary = ours[name].summary if name in ours else "torchvision's classifier of that name"
+        summary = ours[name].summary if name in ours else "from torchvision"
         counted = facts.get(name, {})  # a plugin's architecture was not counted
         rows.append(
             [

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import signal
 import sys
 import types
@@ -24,8 +25,8 @@ from typer.exceptions import TyperException
 
 from pruning import catalogue, origins, plugins, records
 from pruning.config import PARTS, RunConfig, option
-from pruning.config_reading import resolve
-from pruning.console import Console
+from pruning.config_reading import in_plain_words, resolve
+from pruning.console import Console, counted
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
 from pruning.safe_files import write_bytes
 from pruning.signals import Signals
@@ -36,7 +37,8 @@ SPELLINGS = {
     "prune_classifier": ("--prune-classifier/--keep-classifier",),
 }
 
-METAVARS = {str: "NAME", int: "N", float: "NUMBER", Path: "PATH", list[str]: "PATTERN"}
+SWITCH = ""  # what the help shows for the value of a switch: it takes none
+METAVARS = {str: "NAME", int: "N", float: "NUMBER", Path: "PATH", list[str]: "PATTERN", bool: SWITCH}
 
 app = typer.Typer(
     add_completion=False,
@@ -63,8 +65,7 @@ def _exit_code(arguments: list[str]) -> int:
         outcome = app(arguments, standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except (PruningError, TyperException) as error:
-        message = error.format_message() if isinstance(error, TyperException) else str(error)
-        Console().error(message)
+        Console().error(_of_typer(error) if isinstance(error, TyperException) else str(error))
         return 2
     except RunStoppedError as error:
         Console().error(str(error))
@@ -79,6 +80,18 @@ def _exit_code(arguments: list[str]) -> int:
         # The reader of our output went away (`| head`); nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _of_typer(error: TyperException) -> str:
+    """What Typer found wrong, in the words of the rest, and with what would be right where it says nothing of that."""
+    message = error.format_message()
+    unknown_command = re.fullmatch(r"No such command '(.*)'\.", message)
+    if unknown_command and unknown_command[1].lower() in ("true", "false", "yes", "no", "on", "off"):
+        return f"{message} A switch takes no value: write --pretrained or --no-pretrained, say."
+    if unknown_command:
+        names = typer.main.get_group(app).commands
+        return f"{message} Known: {', '.join(names)}; options begin with --."
+    return in_plain_words(message)
 
 
 def run(
@@ -96,7 +109,10 @@ def run(
     """
     if context.invoked_subcommand is not None:
         if options or config_file or resume or fresh:
-            raise PruningError(f"Options of a run do not go with the command {context.invoked_subcommand!r}.")
+            raise PruningError(
+                f"Options of a run do not go with the command {context.invoked_subcommand!r}; "
+                f"its own are given after its name (see `{context.invoked_subcommand} --help`)."
+            )
         return
     if resume is not None:
         if config_file is not None:
@@ -191,9 +207,13 @@ def measure(
     run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
     batch_size: Annotated[
         list[int] | None,
-        typer.Option("--batch-size", help="Images at once (may be repeated; default: 1 and 64)."),
+        typer.Option(
+            "--batch-size", metavar="N", help="Images at once (may be repeated; default: 1 and 64)."
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Time for each batch size.")] = 2.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.01, max=3600, help="Time for each batch size.")
+    ] = 2.0,
 ) -> None:
     """Time a run's pruned network beside the dense one on this machine; and the shrunk one, if filters are removed."""
     from pruning.measure import latency
@@ -224,15 +244,17 @@ def export(
     console = Console()
     with _watching(console) as watcher:
         session, _ = reopen(records.folder_at(run), watcher)
+        path = session.folder.keeps_from(out or session.folder.export(to))
         images = session.data.test.batches(session.config.test_batch_size)
-        written = exports.export(session.model, to, out or session.folder.export(to), images, session.masks)
+        written = exports.export(session.model, to, path, images, session.masks)
     console.exported(written)
 
 
 @app.command()
 def bench(
     quick: Annotated[
-        bool, typer.Option("--quick", help="End within a minute: fewer turns of smaller jobs.")
+        bool,
+        typer.Option("--quick", metavar=SWITCH, help="End within a minute: fewer turns of smaller jobs."),
     ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers to this file.")
@@ -257,7 +279,9 @@ def bench(
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="YAML file of the grid (see configs/).")],
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what there is to do.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", metavar=SWITCH, help="Only say what there is to do.")
+    ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(help="Runs at once on the processor, whose cores they divide (default: one a core)."),
@@ -269,7 +293,9 @@ def sweep(
     shard: Annotated[
         str | None, typer.Option(metavar="3/10", help="Do only this part of the grid, in a job array, say.")
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Do again what failed before.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", metavar=SWITCH, help="Do again what failed before.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="An option for all runs (may be repeated)."),
@@ -312,7 +338,8 @@ def report(
     written = reports.write(folders, out)
     for warning in written.warnings:
         console.warning(warning)
-    console.note(f"{written.runs} runs at {written.points} points: {written.page}")
+    runs, points = counted(written.runs, "run"), counted(written.points, "point")
+    console.note(f"{runs} at {points}: {written.page}")
 
 
 @app.command()
@@ -354,7 +381,10 @@ def _run_command() -> Callable[..., None]:
             typer.Option("--resume", help="Continue the run in this folder.", rich_help_panel=panel),
         ],
         "fresh": Annotated[
-            bool, typer.Option("--fresh", help="Run anew, dense training included.", rich_help_panel=panel)
+            bool,
+            typer.Option(
+                "--fresh", metavar=SWITCH, help="Run anew, dense training included.", rich_help_panel=panel
+            ),
         ],
     }
     hints: dict[str, Any] = {"context": typer.Context}
@@ -391,7 +421,7 @@ def _annotation(name: str, field: FieldInfo, panel: str) -> Any:
         given | None,
         typer.Option(
             *spelling,
-            metavar=None if kind is bool else METAVARS[kind],
+            metavar=METAVARS[kind],
             help=f"{(field.description or '').rstrip('.')}{shown}.",
             show_default=False,
             rich_help_panel=panel,

@@ -66,7 +66,9 @@ class Part(BaseModel):
 class Data(Part):
     """Data"""
 
-    dataset: str = Field("fashion_mini", description="Data set (see `list datasets`); with --data: folder.")
+    dataset: str = Field(
+        "fashion_mini", description="Data set (see `list datasets`); --data alone means `folder`."
+    )
     data: Path | None = Field(
         None,
         description="Folder of images, one sub-folder a class; or, with --dataset, where that data set lies.",
@@ -82,7 +84,8 @@ class Data(Part):
     @classmethod
     def _data_exists(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
         if folder is not None and not folder.is_dir() and info.context != "recorded":
-            raise PruningError(f"--data {folder}: no such folder; give the folder that holds the images.")
+            what = " is no folder" if folder.exists() else ": no such folder"
+            raise PruningError(f"--data {folder}{what}; give the folder that holds the images.")
         return folder
 
     @model_validator(mode="before")
@@ -114,7 +117,8 @@ class Network(Part):
     @classmethod
     def _weights_exist(cls, file: Path | None, info: ValidationInfo) -> Path | None:
         if file is not None and not file.is_file() and info.context != "recorded":
-            raise PruningError(f"--weights {file}: no such file; give a .safetensors, .pt, .pth or .th file.")
+            what = " is no file" if file.exists() else ": no such file"
+            raise PruningError(f"--weights {file}{what}; give a .safetensors, .pt, .pth or .th file.")
         return file
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,17 @@ def _in_file(file: Path | None, error: PruningError) -> PruningError:
     return error if file is None else PruningError(f"{file}: {error}")
 
 
+def in_plain_words(message: str) -> str:
+    """pydantic's complaint about a number without what only programmers know."""
+    message = re.sub(r", unable to parse string as an? \w+", "", message)
+    return message.replace("a valid integer", "a whole number").replace("a valid number", "a number")
+
+
 def _sentence(error: ValidationError, file: Path | None, options: Mapping[str, Any]) -> PruningError:
     """pydantic's first complaint as one sentence that names option, value and bound."""
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
-    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    message = in_plain_words(first["msg"]).removeprefix("Input ").removeprefix("Value error, ")
     about = RunConfig.model_fields[name].description or ""
     meaning = about.split(" (default")[0].rstrip(".")
     where = f"{file}: " if file is not None and name not in options else ""

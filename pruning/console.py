@@ -176,14 +176,20 @@ class Console:
     def result(self, result: Mapping[str, Any], path: str) -> None:
         """The record of a complete run: rounds, dense against pruned, layers, and where it lies."""
         self.close()
-        for table in (_rounds_table(result), _comparison_table(result), self._layers_table(result)):
+        for table in (_rounds_table(result), _comparison_table(result)):
             self._out.print()
             self._out.print(table)
+        for note in _comparison_notes(result):
+            self._line(note, style="dim")
+        self._out.print()
+        self._out.print(self._layers_table(result))
         for message in result["warnings"]:
             self.warning(message)
         timing = result["timing"]
         stages = ", ".join(
-            f"{stage.replace('_', ' ')} {timing[stage]:.1f}" for stage in timing if stage != "total"
+            f"{stage.replace('_', ' ').replace('finetuning', 'fine-tuning')} {timing[stage]:.1f}"
+            for stage in timing
+            if stage != "total"
         )
         self._out.print(f"\nseconds: {stages}; in all {timing['total']:.1f}", soft_wrap=True)
         self._out.print(Text.assemble("record: ", (f"{path}/result.json", "bold")), soft_wrap=True)
@@ -212,7 +218,7 @@ class Console:
             for name, network in batch["networks"].items()
         ]
         self.table(
-            f"latency on {measured['device_name']}, {measured['threads']} threads, {measured['dtype']}",
+            f"latency on {measured['device_name']}, {counted(measured['threads'], 'thread')}, {measured['dtype']}",
             ["batch", "network", "median", "quartiles", "images/s", "measured speedup", "memory"],
             rows,
         )
@@ -334,9 +340,11 @@ def _header(event: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, images = event["config"], event["images"]
     peak = config["max_lr"] or config["lr"]
     shape = "x".join(str(length) for length in images["shape"])
-    rounds = f"{config['rounds']} round" + ("s" if config["rounds"] > 1 else "")
+    rounds = counted(config["rounds"], "round")
     rate = config["finetune_lr"]
-    finetuning = f"{config['finetune']}, {config['finetune_epochs']} epochs a round, learning rate "
+    finetuning = (
+        f"{config['finetune']}, {counted(config['finetune_epochs'], 'epoch')} a round, learning rate "
+    )
     finetuning += f"from epoch {config['rewind_epoch']} on as above" if rate is None else f"up to {rate:g}"
     return [
         (
@@ -351,12 +359,12 @@ def _header(event: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "training",
-            f"{config['epochs']} epochs, learning rate up to {peak:g}, weight decay {config['weight_decay']:g}, "
-            f"batch {config['batch_size']}, seed {config['seed']}",
+            f"{counted(config['epochs'], 'epoch')}, learning rate up to {peak:g}, "
+            f"weight decay {config['weight_decay']:g}, batch {config['batch_size']}, seed {config['seed']}",
         ),
         ("pruning", f"{config['method']}, {rounds} ({config['schedule']}): {_how_far(event)}"),
         ("fine-tune", "none" if config["finetune"] == "none" else finetuning),
-        ("machine", f"{event['device']}, {event['threads']} threads, {config['precision']}"),
+        ("machine", f"{event['device']}, {counted(event['threads'], 'thread')}, {config['precision']}"),
         ("record", event["path"]),
     ]
 
@@ -444,11 +452,15 @@ def _comparison_table(result: Mapping[str, Any]) -> Table:
     rows.append(("bytes stored", *(f"{number:,}" for number in stored)))
     for row in rows:
         table.add_row(*row)
-    table.caption = "* multiply-adds that remain, on paper: zeros alone make no network faster"
-    if shrunk:
-        table.caption += "\nshrunk: the pruned network without its removed filters, its outputs the same"
-    table.caption_justify = "left"
     return table
+
+
+def _comparison_notes(result: Mapping[str, Any]) -> list[str]:
+    """What the words of the table mean; below it, so that it is read in whole on any width."""
+    notes = ["* multiply-adds that remain, on paper: zeros alone make no network faster"]
+    if "shrunk" in result:
+        notes.append("shrunk: the pruned network without its removed filters, its outputs the same")
+    return notes
 
 
 def _gain(dense: Mapping[str, float], sparse: Mapping[str, float]) -> str:
@@ -456,6 +468,11 @@ def _gain(dense: Mapping[str, float], sparse: Mapping[str, float]) -> str:
     if sparse["upper_quartile_ms"] < dense["lower_quartile_ms"]:
         return f"At batch 1 this network is {sparse['measured_speedup']:.2f} times as fast as with dense tensors here."
     return "At batch 1 there is no gain in speed here beyond the spread of the times: what is saved is bytes."
+
+
+def counted(number: int, what: str) -> str:
+    """1 epoch, 2 epochs."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _milliseconds(milliseconds: float | None) -> str:

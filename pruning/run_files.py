@@ -91,6 +91,13 @@ class RunFolder:
     def lock(self) -> Path:
         return self.path.parent / ".locks" / f"{self.path.name}.lock"
 
+    def keeps_from(self, path: Path) -> Path:
+        """`path`, where something else is to be written; PruningError if a file of the record lies there."""
+        record = (self.config, self.events, self.result, self.model, self.masks)
+        if path.resolve() in {file.resolve() for file in record}:
+            raise PruningError(f"{path} belongs to the run's record and stays as it is; give another file.")
+        return path
+
     def read_result(self) -> dict[str, Any] | None:
         """The record of a complete run; None while there is none. PruningError if it is not readable JSON."""
         try:
@@ -99,10 +106,13 @@ class RunFolder:
             return None
         except (OSError, ValueError) as error:
             raise PruningError(
-                f"{self.result} is damaged ({error}); run the command again with --fresh."
+                f"{self.result} is damaged ({error}); the run's own command does it anew with --fresh."
             ) from None
         if not isinstance(result, dict) or result.get("schema_version") != SCHEMA_VERSION:
-            raise PruningError(f"{self.result} is no record of schema version {SCHEMA_VERSION}; try --fresh.")
+            raise PruningError(
+                f"{self.result} is no record of schema version {SCHEMA_VERSION}, the one that is read here; "
+                "the run's own command does it anew with --fresh."
+            )
         missing = [key for key, kind in RECORD.items() if not isinstance(result.get(key), kind)]
         if missing:
             raise PruningError(f"{self.result} is damaged: it holds no {missing[0]}; try --fresh.")

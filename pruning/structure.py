@@ -59,7 +59,9 @@ def filters(layer: LayerLike) -> Tile:
     return Tile(tuple(1 if i == output else size for i, size in enumerate(layer.shape)))
 
 
-@STRUCTURES.register("block", pattern=r"block(\d+)x(\d+)", example="block4x4", source="Gray et al. 2017")
+@STRUCTURES.register(
+    "block", pattern=r"block([1-9]\d*)x([1-9]\d*)", example="block4x4", source="Gray et al. 2017"
+)
 def block(outputs: int, inputs: int, layer: LayerLike) -> Tile:
     """Blocks of so many outputs x inputs, as block4x4; in convolutions at each place of the kernel"""
     sizes = [1] * len(layer.shape)

@@ -32,7 +32,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise PruningError(f"{file}: not a text file; give YAML with one `option: value` a line.") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise PruningError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from None
+        reason = " ".join(str(error).replace(' in "<unicode string>",', ",").split())
+        raise PruningError(f"{file}: not valid YAML ({reason}).") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise PruningError(f"{file}: holds no options; write one `option: value` a line, such as `arch: my`.")
     return values

@@ -180,8 +180,8 @@ CASES = {
     "option without its value": case("--epochs", says="--epochs"),
     "word too many": case("train", says="train"),
     "epochs negative": case("--epochs", "-1", says=("--epochs -1", "greater than or equal to 0")),
-    "epochs a fraction": case("--epochs", "1.5", says=("--epochs 1.5", "integer")),
-    "epochs a word": case("--epochs", "many", says=("--epochs many", "integer")),
+    "epochs a fraction": case("--epochs", "1.5", says="--epochs 1.5: should be a whole number ("),
+    "epochs a word": case("--epochs", "many", says="--epochs many: should be a whole number ("),
     "lr zero": case("--lr", "0", says=("--lr 0", "greater than 0")),
     "lr infinite": case("--lr", "inf", says=("--lr inf", "finite")),
     "lr not a number": case("--lr", "nan", says=("--lr nan", "finite")),
@@ -246,6 +246,25 @@ CASES = {
     ),
     "save-path a folder": case("--save-path", "net.pt", says="--save-path net.pt", files={"net.pt": None}),
     "options with a command": case("--epochs", "1", "list", says="list"),
+    "switch with a value": case("--pretrained", "False", says=("False", "--no-pretrained")),
+    "unknown command": case("prune", says=("prune", "Known: list, verify, measure")),
+    "part of a batch size": case("measure", "runs/done", "--batch-size", "1.5", says="whole number"),
+    "blocks of nothing": case("--structure", "block0x4", says=("block0x4", "Did you mean block")),
+    "export onto the record": case(
+        "export",
+        "runs/done",
+        "--to",
+        "sparse",
+        "--out",
+        "runs/done/masks.safetensors",
+        says="the run's record",
+    ),
+    "weights a folder": case(
+        "--weights", "net.pt", says="--weights net.pt is no file", files={"net.pt": None}
+    ),
+    "ImageNet without its parts": case(
+        "--dataset", "imagenet", "--data", "photos", says=("no folder train", "class folders"), files=images()
+    ),
     "list of nothing known": case("list", "method", says=("method", "Did you mean methods")),
     # YAML
     "yaml missing": case("--config", "none.yaml", says=("none.yaml", "no such file")),
@@ -266,7 +285,7 @@ CASES = {
     ),
     "yaml aliases that explode": yaml_case(ALIASES, "aliases"),
     "yaml nested deeply": yaml_case("a: " + "[" * 1200, "not valid YAML"),
-    "yaml tabs": yaml_case("epochs:\n\t- 3", "not valid YAML"),
+    "yaml tabs": yaml_case("epochs:\n\t- 3", "not valid YAML", ", line 2"),
     "yaml objects": yaml_case("epochs: !!python/object/apply:os.system ['touch executed']", "not valid YAML"),
     "yaml empty": yaml_case("", "holds no options"),
     "yaml a list": yaml_case("- epochs", "holds no options"),
@@ -276,7 +295,7 @@ CASES = {
     "yaml a folder": yaml_case(None, "directory"),
     # folders of images
     "data no folder": case("--data", "none", says=("--data none", "no such folder")),
-    "data a file": case("--data", "file", says=("--data file", "no such folder"), files={"file": ""}),
+    "data a file": case("--data", "file", says="--data file is no folder", files={"file": ""}),
     "data folder not named": case("--dataset", "folder", says="--data DIR"),
     "images without class folders": case(
         "--data", "photos", says="no class folders", files={"photos/1.png": png()}
@@ -412,7 +431,7 @@ CASES = {
     ),
     "net: function wants more": case(*OWN, says=("TypeError", "width"), files=net("def make(width): ...")),
     "net: returns no module": case(
-        *OWN, says=("returned a dict", "torch.nn.Module"), files=net("def make():\n    return {}")
+        *OWN, says=("returned dict", "torch.nn.Module"), files=net("def make():\n    return {}")
     ),
     "net: nothing prunable": case(
         *OWN,

@@ -67,6 +67,20 @@ def test_list_shows_every_registered_choice(cli: Cli) -> None:
         assert re.search(rf"^{re.escape(name)} ", shown, re.MULTILINE), name
 
 
+def test_a_method_is_one_line_on_a_terminal_of_80_columns() -> None:
+    from pruning import catalogue
+
+    columns, rows = catalogue.table("methods")
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    assert sum(widths) + 2 * (len(widths) - 1) <= 80
+
+
+def test_a_switch_shows_no_value_in_the_help(cli: Cli) -> None:
+    for words in ([], ["sweep"], ["bench"]):
+        lines = cli(*words, "--help", COLUMNS="200").stdout.splitlines()
+        assert not [line for line in lines if "<bool>" in line and "--help" not in line]
+
+
 def test_the_teaching_programs_options_are_all_there(cli: Cli, tmp_path: Path) -> None:
     arguments = (
         "--epochs 1 --lr 0.05 --max_lr 0.1 --log-interval 10 --arch my --weight-decay 0 --batch-size 64 "

@@ -238,3 +238,4 @@ def test_without_a_network_the_message_says_what_to_put_where(
     assert "train-images-idx3-ubyte" in str(caught.value)
     assert str(own_cache / "MNIST" / "raw") in str(caught.value)
     assert "--data" in str(caught.value)
+    assert not own_cache.exists() or not any(own_cache.iterdir())  # no folder for what did not come

@@ -503,9 +503,9 @@ def test_a_changed_file_is_read_anew(net):
     ("factory", "sentence"),
     [
         ("smal", "Unknown function of .*net.py 'smal'. Did you mean small"),
-        ("LIMIT", "is a int, not a function"),
-        ("instance", "is a Sequential, not a function"),
-        ("number", "returned a int, not a torch.nn.Module"),
+        ("LIMIT", "is of type int, not a function"),
+        ("instance", "is of type Sequential, not a function"),
+        ("number", "returned int, not a torch.nn.Module"),
         ("fails", r"failed: ValueError: no luck today \(line 36\)"),
         ("leaves", "failed: SystemExit: 3"),
         ("needs_depth", "missing 1 required positional argument: 'depth'"),

@@ -49,7 +49,7 @@ def test_tiles_by_hand(name: str, layer: OneLayer, tile: Tile) -> None:
         ("filter", OneLayer((4,), "other"), "not a channel"),
         ("block4x4", OneLayer((6, 4, 3, 3)), "its 6 outputs do not divide by 4"),
         ("block4x4", OneLayer((4, 1, 3, 3)), "its 1 inputs do not divide by 4"),
-        ("block0x4", OneLayer((4, 4)), "do not divide by 0"),
+        ("block0x4", OneLayer((4, 4)), "Unknown structure"),
         ("2:4", OneLayer((4, 6, 3, 3)), "its 6 inputs do not divide by 4"),
         ("2:4", OneLayer((4,), "other"), "one dimension only"),
         ("4:4", OneLayer((4, 4)), "the first number must be from 1 to 3"),

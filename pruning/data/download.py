@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pruning.data.images import Progress
 from pruning.errors import PruningError
@@ -30,8 +30,8 @@ def download(urls: Sequence[str], path: Path, md5: str, on_progress: Progress, o
     reason = ""
     for url in urls:
         try:
-            with _beside(path) as partial:
-                if _copy(url, partial, f"downloading {path.name}", on_progress) != md5:
+            with _answer(url) as answer, _beside(path) as partial:  # no folder is made for what never comes
+                if _copy(answer, partial, f"downloading {path.name}", on_progress) != md5:
                     raise ValueError("what was sent has another checksum than the published file")
             return
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -60,16 +60,20 @@ def _beside(path: Path) -> Iterator[IO[bytes]]:
             Path(partial.name).unlink(missing_ok=True)
 
 
-def _copy(url: str, target: IO[bytes], what: str, on_progress: Progress) -> str:
-    """Copy what `url` answers into a file; the MD5 of it in hexadecimal."""
+def _answer(url: str) -> Any:
+    """What a server sends, to be read and closed."""
     request = urllib.request.Request(url, headers={"User-Agent": "pruning"})
+    return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+
+
+def _copy(answer: Any, target: IO[bytes], what: str, on_progress: Progress) -> str:
+    """Copy an answer into a file; the MD5 of it in hexadecimal."""
     digest = hashlib.md5(usedforsecurity=False)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-        total = int(answer.headers.get("Content-Length") or 0)
-        done = 0
-        while chunk := answer.read(_CHUNK_BYTES):
-            target.write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            on_progress(what, done, total)
+    total = int(answer.headers.get("Content-Length") or 0)
+    done = 0
+    while chunk := answer.read(_CHUNK_BYTES):
+        target.write(chunk)
+        digest.update(chunk)
+        done += len(chunk)
+        on_progress(what, done, total)
     return digest.hexdigest()

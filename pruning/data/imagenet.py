@@ -25,6 +25,12 @@ def load(folder: Path | None, on_progress: Progress) -> Source:
             "ImageNet cannot be downloaded without an account at image-net.org; "
             "name by --data the folder that holds its train and val, each with 1,000 class folders."
         )
+    for part in ("train", "val"):
+        if not (folder / part).is_dir():
+            raise PruningError(
+                f"{folder} has no folder {part}; name by --data the folder that holds ImageNet's train and val, "
+                "each with 1,000 class folders."
+            )
     train = list_images(folder / "train")
     test = list_images(folder / "val", train.classes)
     if len(train.classes) != 1000:

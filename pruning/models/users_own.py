@@ -57,7 +57,7 @@ def make(arch: str, classes: int, channels: int) -> nn.Module:
         except (Exception, SystemExit) as error:
             raise PruningError(f"{arch} failed: {_told(error, spec)}.") from error
     if not isinstance(model, nn.Module):
-        raise PruningError(f"{arch} returned a {type(model).__name__}, not a torch.nn.Module.")
+        raise PruningError(f"{arch} returned {type(model).__name__}, not a torch.nn.Module.")
     return model
 
 
@@ -120,7 +120,9 @@ def _factory(module: ModuleType, name: str, arch: str) -> Callable[..., Any]:
         raise unknown(f"function of {arch.rpartition(':')[0]}", name, _functions(module))
     factory: Callable[..., Any] = getattr(module, name)
     if not callable(factory) or isinstance(factory, nn.Module):
-        raise PruningError(f"{arch} is a {type(factory).__name__}, not a function that makes a network.")
+        raise PruningError(
+            f"{arch} is of type {type(factory).__name__}, not a function that makes a network."
+        )
     return factory
 
 

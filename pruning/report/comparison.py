@@ -112,9 +112,8 @@ def compare(a: Selection, b: Selection) -> Comparison:
     """
     both = {run.path.resolve() for run in a.runs} & {run.path.resolve() for run in b.runs}
     if both:
-        raise PruningError(
-            f"{len(both)} runs belong to both {a.name} and {b.name}; a run is not compared with itself."
-        )
+        what = "1 run belongs" if len(both) == 1 else f"{len(both)} runs belong"
+        raise PruningError(f"{what} to both {a.name} and {b.name}; a run is not compared with itself.")
     (runs_a, repeats_a), (runs_b, repeats_b) = without_repeats(a.runs), without_repeats(b.runs)
     separating = [name for name in _separating(runs_a, runs_b) if name not in DATA_AND_NETWORK]
     options = ["method"] if a.is_method and b.is_method else separating

@@ -376,8 +376,8 @@ def _write_cells(panel: Axes, cells: Sequence[Sequence[float]]) -> None:
 
 
 def _in_lines(label: str, longest: int) -> str:
-    """A label that fits: a long one in several lines."""
-    return "\n".join(textwrap.wrap(label, longest)) or label
+    """A label that fits: a long one in several lines, in which a number stays with its name."""
+    return "\n".join(textwrap.wrap(re.sub(r" (?=\d)", "\N{NO-BREAK SPACE}", label), longest)) or label
 
 
 def _short(title: str) -> str:
