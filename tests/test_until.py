@@ -174,7 +174,7 @@ def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
     assert shown.out.count("diverged, taken back") == 4
     assert "warning: Round 2 counts as" in shown.err
     shutil.rmtree(tmp_path / "run")
-    assert interrupted_every(37, lambda observer: run(config, observer)) > 2
+    assert interrupted_every(11, lambda observer: run(config, observer)) > 2
     assert outcome(tmp_path / "run") == whole
 
 
