@@ -27,14 +27,12 @@ def _methods() -> Rows:
     for name in methods.names():
         allocation, score = methods.split(name)
         about = SCORES.entry(score).about
-        structures = ", ".join(about.get("structures", ())) or "all"
-        rows.append([name, allocation, _needs(about), structures])
-    return [
-        "method",
-        "compared",
-        "needs",
-        "structures",
-    ], rows  # a line each on 80 columns; the rest is in `scores`
+        rows.append([name, allocation, score, _needs(about), _structures(about), about.get("source", "")])
+    return ["method", "compared", "score", "needs", "structures", "source"], rows
+
+
+def _structures(about: Mapping[str, Any]) -> str:
+    return ", ".join(about.get("structures", ())) or "all"
 
 
 def _needs(about: Mapping[str, Any]) -> str:

@@ -87,7 +87,7 @@ def _sample(sources: Sequence[Source], total: int) -> Tensor:
     """
     wanted = ceil(total ** (2 / 3))
     stretch = torch.arange(wanted, dtype=torch.float64)
-    places = ((stretch + (stretch * GOLDEN).frac()) * (total / wanted)).long().clamp_(max=total - 1)
+    places = (stretch * GOLDEN).frac_().add_(stretch).mul_(total / wanted).long().clamp_(max=total - 1)
     ends = torch.tensor([source.size for source in sources]).cumsum(0)
     of_each = places.tensor_split(torch.searchsorted(places, ends[:-1]))
     begins = [0, *ends.tolist()]

@@ -67,12 +67,18 @@ def test_list_shows_every_registered_choice(cli: Cli) -> None:
         assert re.search(rf"^{re.escape(name)} ", shown, re.MULTILINE), name
 
 
-def test_a_method_is_one_line_on_a_terminal_of_80_columns() -> None:
-    from pruning import catalogue
+def test_a_method_is_listed_with_its_allocation_score_needs_and_source() -> None:
+    from pruning import catalogue, methods, registry
 
     columns, rows = catalogue.table("methods")
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    assert sum(widths) + 2 * (len(widths) - 1) <= 80
+    listed = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    assert listed.keys() == set(methods.names())
+    for name, told in listed.items():
+        about = registry.SCORES.entry(told["score"]).about
+        assert (told["compared"], told["score"]) == methods.split(name)
+        assert all(need in told["needs"] for need in [*about["needs"], *about.get("accumulates", [])])
+        assert told["source"] == about["source"]
+        assert told["source"]
 
 
 def test_a_switch_shows_no_value_in_the_help(cli: Cli) -> None:

@@ -452,11 +452,14 @@ def test_a_run_that_was_left_in_its_dense_training_is_taken_up(
     assert board.failed.keys() == {run.name for run in both.runs}
 
 
-def stop_at_resumption(run: Run) -> None:
-    """Send this process SIGHUP once the run's log says that it goes on."""
-    while not any(event["event"] == "resumed" for event in events(run.files.run.path)):
+def stop_at_resumption(run: Run, number: signal.Signals) -> None:
+    """Send this process a signal once the run's log says that it goes on, from now on."""
+    begin = time.time()
+    while not any(
+        event["event"] == "resumed" and event["time"] > begin for event in events(run.files.run.path)
+    ):
         time.sleep(0.005)
-    os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), number)
 
 
 def test_two_at_once_then_failed_retried_and_stopped(
@@ -488,9 +491,10 @@ def test_two_at_once_then_failed_retried_and_stopped(
 
     # Retried and stopped on the way, the run saves; then it goes on. (Slow, or it might be done before it is stopped.)
     (tmp_path / "slow").touch()
-    with ThreadPoolExecutor() as threads:
-        threads.submit(stop_at_resumption, failing)
-        assert _exit_code([*sweep, "--retry"]) == 128 + signal.SIGHUP
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with ThreadPoolExecutor() as threads:
+            threads.submit(stop_at_resumption, failing, number)
+            assert _exit_code([*sweep, "--retry"]) == 128 + number
     (tmp_path / "slow").unlink()
     assert not failing.files.run.result.exists()
     assert _exit_code(sweep) == 0

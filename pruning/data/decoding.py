@@ -54,7 +54,7 @@ def _opened(path: str | Path) -> Image:
 
     try:
         image = PIL.Image.open(path)
-    except Exception as error:  # here too
+    except Exception as error:  # as above: a header can be damaged, too
         raise _unreadable(path, error) from error
     if image.mode.startswith(("I", "F")) or re.search(r";16[BLNS]", str(image.tile)):
         image.close()
