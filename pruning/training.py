@@ -6,6 +6,7 @@ batch follow from the recipe's seed and the position, so a training continued fr
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sized
@@ -130,9 +131,20 @@ def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
 
 
-def _sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+class _EagerSGD(torch.optim.SGD):
+    """torch's SGD without its wrappers for torch.compile.
+
+    They import torch._dynamo to make an optimizer and at its first step: a third of the time to the first batch.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+def _sgd(model: nn.Module, recipe: Recipe) -> _EagerSGD:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(
+    return _EagerSGD(
         parameters,
         lr=recipe.peak_lr,
         momentum=MOMENTUM,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import SHORT, Cli, events, only_run, outcome, read_result
+from conftest import SHORT, Cli, command, environment, events, only_run, outcome, read_result
 from safetensors.torch import load_file
 
 import pruning
@@ -27,10 +29,6 @@ PRUNABLE = {"conv1.weight": 54, "conv2.weight": 864, "fc1.weight": 48_000, "fc2.
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One short run of the default command, shared by the tests that only read it."""
-    import subprocess
-
-    from conftest import command, environment
-
     folder = tmp_path_factory.mktemp("run")
     subprocess.run(
         command(*SHORT, "--measure-seconds", "0.05"),
@@ -284,6 +282,17 @@ def test_a_snapshot_made_later_is_the_one_that_training_went_through(tmp_path: P
     do(tmp_path / "later", finetune="rewind", name="run")
     for file in ("model.safetensors", "masks.safetensors"):
         assert (tmp_path / "at once/run" / file).read_bytes() == (tmp_path / "later/run" / file).read_bytes()
+
+
+def test_a_run_does_not_load_what_only_torch_compile_needs(tmp_path: Path) -> None:
+    """Some of torch's wrappers do, for a second and more: see training._EagerSGD and measure.evaluation.Watch."""
+    told = environment(PYTHONPROFILEIMPORTTIME="1")
+    done = subprocess.run(
+        command("--dry-run"), cwd=tmp_path, env=told, check=True, capture_output=True, text=True
+    )
+    loaded = set(re.findall(r"^import time: .*\| +(\S+)$", done.stderr, re.MULTILINE))
+    assert {"torch", "torch.nn", "pruning.training"} <= loaded
+    assert not {"torch._dynamo", "torch._inductor", "sympy"} & loaded
 
 
 def test_excluded_layers_are_left_whole(shared_runs: Path) -> None:

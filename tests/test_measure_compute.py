@@ -201,6 +201,16 @@ def test_functional_use_of_a_weight_is_credited_to_the_module_that_owns_it() -> 
     assert compute.count(Functional(), (1, 1, 6)).layers == {"inner": ("Linear", 12, 12)}
 
 
+def test_a_network_that_switches_to_inference_mode_is_counted() -> None:
+    class Frozen(nn.Sequential):
+        @torch.inference_mode()
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images.clone())
+
+    layers = nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 10)
+    assert compute.count(Frozen(*layers), (1, 28, 28)).macs == 2 * 9 * 26 * 26 + 2 * 26 * 26 * 10
+
+
 def test_one_trace_serves_every_round_and_every_copy() -> None:
     model = lenet()
     trace = compute.trace(model, (1, 28, 28))

@@ -105,6 +105,29 @@ def test_training_again_gives_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_the_optimizer_is_torchs_sgd_with_nesterov_momentum_and_its_hooks() -> None:
+    ours, theirs = network(), network()
+    state = TrainingState(ours, RECIPE)
+    plain = torch.optim.SGD(
+        theirs.parameters(), lr=RECIPE.peak_lr, momentum=0.9, nesterov=True, weight_decay=RECIPE.weight_decay
+    )
+    called: list[str] = []
+    state.optimizer.register_step_pre_hook(lambda *_: called.append("before"))
+    state.optimizer.register_step_post_hook(lambda *_: called.append("after"))
+    for step in range(4):
+        torch.manual_seed(step)
+        for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            other.grad = parameter.grad.clone()
+        state.optimizer.step()
+        plain.step()
+    for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other)
+    assert called == ["before", "after"] * 4
+    state.optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in ours.parameters())
+
+
 class Stop(Exception):  # noqa: N818
     pass
 

@@ -1,10 +1,11 @@
 """How many multiply-adds a network needs for one image, and how many remain after pruning.
 
-The dense count is that of torch's own flop counter (`torch.utils.flop_counter`), halved: one multiply-add is
-two of its FLOPs. Each multiplication is credited to the weight that it reads, found by the memory it lies in,
-so that functional uses, fused projections and shared modules land where they belong. In one multiplication
-every weight is used the same number of times (its positions), so what remains is exactly positions x non-zero
-weights. Products of activations (attention) have no weights and remain in full.
+Counted are convolutions and products of matrices, padding included, as torch's own flop counter counts them
+(one multiply-add is two of its FLOPs; loading `torch.utils.flop_counter` takes longer than many a training).
+Each multiplication is credited to the weight that it reads, found by the memory it lies in, so that functional
+uses, fused projections and shared modules land where they belong. In one multiplication every weight is used
+the same number of times (its positions), so what remains is exactly positions x non-zero weights. Products of
+activations (attention) have no weights and remain in full.
 
 The positions do not change when weights are removed: `trace` runs the network once, `Trace.remaining` only
 counts. An experiment traces its network once and counts every round.
@@ -13,23 +14,20 @@ counts. An experiment traces its network once and counts every round.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from pruning.errors import PruningError, first_line
-from pruning.measure.evaluation import evaluating, images_like
-
-FLOPS_PER_MULTIPLY_ADD = 2
+from pruning.measure.evaluation import Watch, evaluating, images_like
 
 
 class LayerCompute(NamedTuple):
@@ -69,7 +67,7 @@ class View:
     stride: tuple[int, ...]
     offset: int
 
-    def nonzero(self, parameter: torch.Tensor) -> int:
+    def nonzero(self, parameter: Tensor) -> int:
         start = parameter.storage_offset() + self.offset
         return int(torch.count_nonzero(parameter.detach().as_strided(self.size, self.stride, start)))
 
@@ -112,7 +110,7 @@ def trace(model: nn.Module, shape: tuple[int, int, int]) -> Trace:
     Raises PruningError if the network cannot take an image of `shape` (channels, height, width).
     """
     recorder = _Recorder(model)
-    with _undisturbed(model), recorder.flops, recorder:
+    with _undisturbed(model), recorder.modules, recorder:
         try:
             model(images_like(model, 1, shape))
         except (RuntimeError, ValueError, IndexError) as error:
@@ -136,21 +134,43 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """FLOPs of both products of softmax(QK')V, for shapes (..., length, width); a mask saves nothing."""
-    return FLOPS_PER_MULTIPLY_ADD * query[:-1].numel() * key[-2] * (query[-1] + value[-1])
+def _product(left: Tensor, right: Tensor) -> int:
+    """Multiply-adds of (..., m, k) x (k, n) or (..., k, n)."""
+    return left.numel() * right.shape[-1]
 
 
-class _Recorder(TorchDispatchMode):
-    """Sees every operation, asks torch's flop counter what it costs, and notes which weight it read."""
+def _convolution(result: Tensor, images: Tensor, weight: Tensor, *settings: Any) -> int:
+    """Every weight (out, in / groups, ...) is used at every output position; transposed, at every input position."""
+    transposed = settings[4]  # after bias, stride, padding and dilation
+    positions = images if transposed else result
+    return positions.shape[0] * positions.shape[2:].numel() * weight.numel()
+
+
+def _attention(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any) -> int:
+    """Both products of softmax(QK')V, for (..., length, width); a mask saves nothing."""
+    return query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+# Multiply-adds by what an operation gives and takes.
+_MULTIPLY_ADDS: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.mm: lambda result, left, right: _product(left, right),
+    torch.ops.aten.bmm: lambda result, left, right: _product(left, right),
+    torch.ops.aten.addmm: lambda result, added, left, right: _product(left, right),
+    torch.ops.aten.baddbmm: lambda result, added, left, right: _product(left, right),
+    torch.ops.aten.convolution: _convolution,
+    # Attention on Apple GPUs is an operation of its own.
+    torch.ops.aten._scaled_dot_product_attention_math_for_mps: _attention,
+}
+
+
+class _Recorder(Watch):
+    """Sees every operation, and notes its multiply-adds and which weight it read."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        # Attention on Apple GPUs is an operation of its own, which torch's counter has no formula for.
-        mps_attention = torch.ops.aten._scaled_dot_product_attention_math_for_mps
-        self.flops = FlopCounterMode(display=False, custom_mapping={mps_attention: _attention_flops})
+        self.modules = ModuleTracker()
         self._types = {name: type(module).__name__ for name, module in model.named_modules()}
-        self._weights: dict[Any, list[tuple[str, torch.Tensor]]] = defaultdict(list)
+        self._weights: dict[Any, list[tuple[str, Tensor]]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             self._weights[_storage(parameter)].append((name, parameter))
         self._macs: dict[str, int] = defaultdict(int)
@@ -158,15 +178,18 @@ class _Recorder(TorchDispatchMode):
         self._weightless: dict[str, int] = defaultdict(int)
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = self.flops.get_total_flops()
-        result = operation(*args, **(kwargs or {}))
-        flops = self.flops.get_total_flops() - before
-        if flops:
-            operands = [leaf for leaf in tree_leaves(args) if _is_matrix(leaf)]
-            self._note(flops // FLOPS_PER_MULTIPLY_ADD, operands)
+        kwargs = kwargs or {}
+        multiply_adds = _MULTIPLY_ADDS.get(operation.overloadpacket)
+        if multiply_adds is None:
+            with self:  # what is made of other operations (within torch.inference_mode) is seen as those
+                result = operation.decompose(*args, **kwargs)
+            return operation(*args, **kwargs) if result is NotImplemented else result
+        result = operation(*args, **kwargs)
+        operands = [leaf for leaf in tree_leaves(args) if _is_matrix(leaf)]
+        self._note(multiply_adds(result, *args), operands)
         return result
 
-    def _note(self, macs: int, operands: list[torch.Tensor]) -> None:
+    def _note(self, macs: int, operands: list[Tensor]) -> None:
         views = [view for operand in operands if (view := self._view(operand))]
         if views:
             weight = views[
@@ -179,7 +202,7 @@ class _Recorder(TorchDispatchMode):
             self._weightless[layer] += macs
         self._macs[layer] += macs
 
-    def _view(self, operand: torch.Tensor) -> View | None:
+    def _view(self, operand: Tensor) -> View | None:
         """Which parameter, or part of one, lies where `operand` lies; None for an activation."""
         for name, parameter in self._weights.get(_storage(operand), ()):
             offset = operand.storage_offset() - parameter.storage_offset()
@@ -189,7 +212,7 @@ class _Recorder(TorchDispatchMode):
 
     def _running_module(self) -> str:
         # The tracker calls the running modules "ClassOfTheModel.path"; the innermost has the longest path.
-        innermost = max(self.flops.mod_tracker.parents - {"Global"}, key=len, default="")
+        innermost = max(self.modules.parents - {"Global"}, key=len, default="")
         return innermost.partition(".")[2]
 
     def trace(self) -> Trace:
@@ -199,8 +222,8 @@ class _Recorder(TorchDispatchMode):
 
 def _is_matrix(value: Any) -> bool:
     """Whether `value` can be a factor of a multiplication: a bias, which has one dimension, is only added."""
-    return isinstance(value, torch.Tensor) and value.dim() >= 2
+    return isinstance(value, Tensor) and value.dim() >= 2
 
 
-def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # unlike its address, its own on the meta device too

@@ -1,4 +1,4 @@
-"""Looking at a network without leaving a mark: evaluation mode for a while, and input like its weights."""
+"""Looking at a network without leaving a mark: evaluation mode for a while, every operation, input like its weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import chain
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @contextmanager
@@ -29,3 +30,14 @@ def images_like(model: nn.Module, batch_size: int, shape: tuple[int, int, int]) 
     tensors = chain(model.parameters(), model.buffers())
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
     return torch.zeros(batch_size, *shape, dtype=like.dtype, device=like.device)
+
+
+class Watch(TorchDispatchMode):
+    """Within, `__torch_dispatch__` of a subclass is called for every operation; without loading torch.compile.
+
+    Its first call would otherwise import torch._dynamo, which takes a second.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False

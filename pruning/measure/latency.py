@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pruning import machine
 from pruning.errors import PruningError
-from pruning.measure.evaluation import evaluating, images_like
+from pruning.measure.evaluation import Watch, evaluating, images_like
 
 LEAST_TURNS, MOST_TURNS, WARM_UP_TURNS = 10, 1000, 5
 
@@ -180,7 +179,7 @@ def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-class _LiveTensors(TorchDispatchMode):
+class _LiveTensors(Watch):
     """Follows every tensor that operations bring forth until it is freed; `peak` is the most bytes alive
     at once.
     """
