@@ -134,7 +134,7 @@ def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Secti
 
 
 def epoch(images: int, turns: int) -> Section:
-    """One epoch of `my`: images held in memory and indexed, and a DataLoader with torchvision's transforms.
+    """One epoch of `my`: images held in memory and indexed, and torchvision's FashionMNIST in a DataLoader.
 
     The loaders run in processes of their own, with PyTorch's settings as they are in a script of one's own.
     """
@@ -315,21 +315,24 @@ def serve_loader(images: int, workers: int) -> None:
 
 
 def _loader_epoch(split: data.Split | data.StreamedSplit, workers: int) -> Action:
-    from PIL import Image
     from torchvision import transforms
+    from torchvision.datasets import FashionMNIST
 
     assert isinstance(split, data.Split)
-    images = [Image.fromarray(image) for image in split.inputs[:, 0].numpy()]
+    images, targets = split.inputs[:, 0], split.targets
+
+    class Images(FashionMNIST):
+        """torchvision's own, but for where the images come from."""
+
+        def _check_exists(self) -> bool:
+            return True
+
+        def _load_data(self) -> tuple[Tensor, Tensor]:
+            return images, targets
+
     to_input = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.2860, 0.3530)])
-
-    class Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
-        def __len__(self) -> int:
-            return len(images)
-
-        def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            return to_input(images[index]), int(split.targets[index])
-
-    loader = torch.utils.data.DataLoader(Images(), BATCH, shuffle=True, num_workers=workers)
+    dataset = Images("nowhere", transform=to_input)
+    loader = torch.utils.data.DataLoader[Any](dataset, BATCH, shuffle=True, num_workers=workers)
     model = models.build("my", classes=10, shape=(1, 28, 28))
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.01, momentum=MOMENTUM, nesterov=True, weight_decay=5e-4
