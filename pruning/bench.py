@@ -1,9 +1,10 @@
 """Side-by-side timings on this machine: the pruning step, a fine-tuning step, an epoch, start-up; ours and others.
 
-Everything in one section is timed in turns (A B C A B C ...), so that a machine that slows down slows all of them.
-Times are medians with quartiles. Before each turn of the pruning step free memory is given back to the system: a
-process that prunes once has none to spare, and what one contender leaves must not be a gift to the next. Extra memory
-is the peak of a fresh process above what it held before.
+Everything in one section is timed in turns (A B C, C A B, ...), so that a machine that slows down slows all of them,
+and nobody always comes after the one that leaves caches and memory in the worst state. Times are medians with
+quartiles. Before each turn of the pruning step free memory is given back to the system: a process that prunes once has
+none to spare, and what one contender leaves must not be a gift to the next. Extra memory is the peak of a fresh process
+above what it held before.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import copy
 import ctypes
 import importlib.util
-import itertools
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -66,7 +67,7 @@ class Section:
 def bench(*, quick: bool, tell: Callable[[str], None]) -> Iterator[Section]:
     """All sections, one after the other. `quick` takes fewer turns and smaller jobs, and measures no memory."""
     machine.prepare(torch.device("cpu"), None, False)
-    for arch, turns in (("resnet18", 2),) if quick else (("resnet50", 7), ("vit_b_16", 3)):
+    for arch, turns in (("resnet18", 2),) if quick else (("resnet50", 11), ("vit_b_16", 3)):
         tell(f"timing the pruning step of {arch}")
         yield pruning_step(arch, turns, memory=not quick)
     for arch, shape, turns in (("my", (1, 28, 28), 100), ("resnet20", (3, 32, 32), 4)):
@@ -354,14 +355,19 @@ def _in_turns(
     *,
     warm: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds of every contender in every turn, after one turn that does not count unless all is warm already."""
+    """Seconds of every contender in every turn, after one turn that does not count unless all is warm already.
+
+    Each turn has an order of its own, the same in every call.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn, (name, action) in itertools.product(range(0 if warm else -1, turns), contenders.items()):
-        before()
-        begin = time.perf_counter()
-        action()
-        if turn >= 0:
-            times[name].append(time.perf_counter() - begin)
+    order = random.Random(0)
+    for turn in range(0 if warm else -1, turns):
+        for name in order.sample(list(contenders), len(contenders)):
+            before()
+            begin = time.perf_counter()
+            contenders[name]()
+            if turn >= 0:
+                times[name].append(time.perf_counter() - begin)
     return times
 
 

@@ -105,16 +105,17 @@ def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, flo
     size = len(sample)
     spread = margin * sqrt(size * fraction * (1 - fraction)) + margin
     first, last = floor(size * fraction - spread), ceil(size * fraction + spread)
-    low = _kth_smallest(sample, first) if first >= 1 else -inf
-    high = _kth_smallest(sample, last) if last <= size else inf
-    return low, high
+    ranks = [rank for rank in (first, last) if 1 <= rank <= size]
+    found = iter(_at_ranks(sample, ranks))
+    return next(found) if first >= 1 else -inf, next(found) if last <= size else inf
 
 
-def _kth_smallest(scores: Tensor, k: int) -> float:
-    """The k-th smallest, k from 1; on CPUs by NumPy, whose partition is vectorised."""
+def _at_ranks(scores: Tensor, ranks: list[int]) -> list[float]:
+    """The scores of these ranks, from 1 for the smallest; on CPUs by NumPy, whose partition is vectorised."""
     if scores.device.type == "cpu":
-        return float(numpy.partition(scores.numpy(), k - 1)[k - 1])
-    return float(scores.kthvalue(k).values)
+        places = [rank - 1 for rank in ranks]
+        return numpy.partition(scores.numpy(), places)[places].tolist() if ranks else []
+    return [float(scores.kthvalue(rank).values) for rank in ranks]
 
 
 class Pile:
@@ -192,7 +193,7 @@ def _split_on_cpu(scores: Tensor, low: float, high: float, kept: Tensor) -> tupl
 
 def _remove_inside(masks: list[Tensor], inside: Inside, count: int) -> None:
     """Removes the `count` smallest of the collected scores."""
-    threshold = _kth_smallest(inside.scores, count)
+    [threshold] = _at_ranks(inside.scores, [count])
     removed = inside.scores < threshold
     equal = (inside.scores == threshold).nonzero().squeeze(1)
     removed[equal[: count - int(removed.count_nonzero())]] = True
