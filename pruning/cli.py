@@ -1,6 +1,6 @@
 """The command line: options -> RunConfig -> experiment. Torch is imported only once there is work for it.
 
-The options of a run are made from the fields of `config.RunConfig`; a new field there is a new option here.
+The options of a run are made from the fields of `options.PARTS`; a new field there is a new option here.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from pruning import catalogue, origins, plugins, records
-from pruning.config import PARTS, RunConfig, option
+from pruning.config import RunConfig
 from pruning.config_reading import in_plain_words, resolve
 from pruning.console import Console, counted
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
+from pruning.options import PARTS, option
 from pruning.safe_files import write_bytes
 from pruning.signals import Signals
 

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from pruning import plugins
-from pruning.config import AMOUNTS, RunConfig, option, replays_training
+from pruning.config import RunConfig, replays_training
 from pruning.errors import PruningError
+from pruning.options import AMOUNTS, option
 from pruning.registry import unknown
 from pruning.yaml_files import read_yaml
 

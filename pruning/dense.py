@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from pruning import models
-from pruning.config import DENSE_PARTS, RunConfig
+from pruning.config import RunConfig
 from pruning.data import Dataset
 from pruning.digests import digest, file_digest
 from pruning.locks import hold
 from pruning.machine import derive_seed
+from pruning.options import DENSE_PARTS
 from pruning.run_files import Checkpoints, DenseFolder, dense_folder
 from pruning.safe_files import read_tensors, write_tensors
 from pruning.session import Session, pack, unpack

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pruning.config import option
 from pruning.errors import PruningError
+from pruning.options import option
 from pruning.yaml_files import read_yaml
 
 # What a resolved configuration has for options that play no part.

@@ -30,7 +30,8 @@ def test_answers_without_importing_torch(arguments: list[str], tmp_path: Path) -
 
 
 def test_help_shows_every_option_of_a_run(cli: Cli) -> None:
-    from pruning.config import RunConfig, option
+    from pruning.config import RunConfig
+    from pruning.options import option
 
     shown = cli("--help", COLUMNS="200").stdout
     for name in RunConfig.model_fields:

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.config import AMOUNTS
 from pruning.config_reading import differences, resolve
 from pruning.errors import PruningError
+from pruning.options import AMOUNTS
 
 
 def write(path: Path, values: dict[str, Any]) -> Path:

@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pruning import methods, run_files
-from pruning.config import AMOUNTS, DENSE_PARTS, Machine, Record
 from pruning.errors import PruningError
+from pruning.options import AMOUNTS, DENSE_PARTS, Machine, Record
 
 # What says where and how a run is computed and kept, not what it computes.
 NOT_SETTINGS = {*Record.model_fields, *Machine.model_fields, *AMOUNTS} - {"precision"}

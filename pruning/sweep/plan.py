@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruning import data, models, records
-from pruning.config import AMOUNTS, RunConfig
+from pruning.config import RunConfig
 from pruning.digests import digest
 from pruning.errors import PruningError
+from pruning.options import AMOUNTS
 from pruning.registry import DATASETS, SCHEDULES
 from pruning.run_files import SweepFiles
 from pruning.sweep.grid import Chosen, words

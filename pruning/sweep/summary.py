@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.config import AMOUNTS
+from pruning.options import AMOUNTS
 from pruning.statistics import Summary, summarise
 from pruning.sweep.grid import telling
 from pruning.sweep.plan import Run
