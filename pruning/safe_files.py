@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruning.errors import PruningError, RunStoppedError
+from pruning.errors import PruningError, RunStoppedError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,14 @@ def write_network(path: Path, state: Mapping[str, Tensor]) -> None:
     import torch
 
     on_cpu = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
-    _write(path, lambda beside: torch.save(on_cpu, beside))
+
+    def write(beside: Path) -> None:
+        try:
+            torch.save(on_cpu, beside)
+        except RuntimeError as error:
+            raise OSError(first_line(error)) from error  # that is how it reports a full disk
+
+    _write(path, write)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -53,6 +54,24 @@ def test_a_network_is_also_written_for_torch_load(tmp_path: Path) -> None:
     state = {"weight": torch.randn(3)}
     write_network(tmp_path / "net.pt", state)
     assert torch.equal(torch.load(tmp_path / "net.pt", weights_only=True)["weight"], state["weight"])
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
+def test_a_network_that_the_disk_does_not_take_leaves_the_old_one_and_is_said(
+    name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    write_network(file, {"weight": torch.zeros(1)})
+    before = file.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(RunStoppedError, match=f"{name} could not be written"):
+            write_network(file, {"weight": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_damaged_file_of_tensors_is_told_from_a_missing_one(tmp_path: Path) -> None:
