@@ -54,14 +54,12 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
 
 
 def _source_digest(arch: str, model: nn.Module) -> str:
-    """Digest of the files that define the network: its modules' classes, and the function that puts them together."""
-    sources = {models.source(arch)}
+    """Digest of the files that define the network: its modules' classes, and what puts them together."""
+    sources = models.sources(arch)
     for kind in {type(module) for module in model.modules()}:
         with contextlib.suppress(OSError, TypeError):
             sources.add(Path(inspect.getfile(kind)))
-    return digest(
-        sorted({file_digest(source) for source in sources if source is not None and source.is_file()})
-    )
+    return digest(sorted({file_digest(source) for source in sources if source.is_file()}))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,31 @@ def test_a_network_of_ones_own_that_was_edited_is_another_one(
         run(resolve(own), Silent())
     assert len(set(found)) == 3
     assert len(list(tmp_path.glob(".dense/*"))) == 3
+
+
+def test_a_file_that_the_network_takes_functions_from_counts_too_and_one_that_merely_lies_there_does_not(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    (folder / "net.py").write_text(NET.format(width=20, between="ReLU") + "\n\nimport widths_of_mine\n")
+    (folder / "widths_of_mine.py").write_text("from deeper_of_mine import width\n")
+    code = "import sys; from test_dense import basis; print(basis(**eval(sys.argv[1]))['network_source'])"
+    own = {**options, "arch": f"{folder / 'net.py'}:make"}
+    own = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
+
+    def found() -> str:
+        """In a process of its own, as every run is."""
+        call = [sys.executable, "-B", "-c", code, repr(own)]
+        done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+        return done.stdout
+
+    (folder / "deeper_of_mine.py").write_text("def width(): return 20\n")
+    first = found()
+    (folder / "unused.py").write_text("def width(): return 20\n")
+    assert found() == first
+    (folder / "deeper_of_mine.py").write_text("def width(): return 30\n")
+    assert found() != first
 
 
 def test_architectures_and_what_they_are_made_of_have_their_own_digests(options: dict[str, Any]) -> None:

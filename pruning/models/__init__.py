@@ -42,15 +42,15 @@ def known(arch: str) -> None:
         raise unknown("architecture", arch, names())
 
 
-def source(arch: str) -> Path | None:
-    """The file of the function that makes the network; None for torchvision's and timm's. PruningError if unknown."""
+def sources(arch: str) -> set[Path]:
+    """The files of the function that makes the network; none for torchvision's and timm's. PruningError if unknown.
+
+    Of a user's own network, once it has been built, also those that its file takes code from.
+    """
     known(arch)
     if users_own.matches(arch) and not from_timm.matches(arch):
-        origin = users_own.find(arch)[0].origin
-        return None if origin is None else Path(origin)
-    if arch not in ARCHITECTURES.names():
-        return None
-    return Path(inspect.getfile(ARCHITECTURES.get(arch)))
+        return users_own.sources(arch)
+    return {Path(inspect.getfile(ARCHITECTURES.get(arch)))} if arch in ARCHITECTURES.names() else set()
 
 
 def check_published(arch: str) -> None:

@@ -61,6 +61,30 @@ def make(arch: str, classes: int, channels: int) -> nn.Module:
     return model
 
 
+def sources(arch: str) -> set[Path]:
+    """The file of the factory and, once `make` has run it, those in its folder that it takes code from."""
+    spec, _ = find(arch)
+    if spec.origin is None:
+        return set()
+    folder = Path(spec.origin).parent
+    found = {Path(spec.origin)}
+    left = [sys.modules[spec.name]] if spec.name in sys.modules else []
+    while left:
+        for value in vars(left.pop()).values():
+            module = value if isinstance(value, ModuleType) else _module_of(value)
+            file = Path(getattr(module, "__file__", None) or "")
+            own = file.is_relative_to(folder) and "site-packages" not in file.parts
+            if module is not None and own and file not in found:
+                found.add(file)
+                left.append(module)
+    return found
+
+
+def _module_of(value: Any) -> ModuleType | None:
+    name = getattr(value, "__module__", None)
+    return sys.modules.get(name) if isinstance(name, str) else None
+
+
 def _file(where: str) -> ModuleSpec:
     try:
         path = Path(where).expanduser()
