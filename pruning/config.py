@@ -166,6 +166,17 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         """A digest of the plugin, which may be another with every call; empty without one."""
         return {} if self.plugin is None else {"plugin_contents": file_digest(self.plugin)}
 
+    def file_contents(self) -> dict[str, str]:
+        """Digests of the files of the user's own that the run depends on and that are at hand: option -> contents."""
+        where = self.arch.rpartition(":")[0]
+        given = {
+            "arch": Path(where).expanduser() if where.endswith(".py") else None,
+            "plugin": self.plugin,
+            "weights": self.weights,
+        }
+        at_hand = {name: file for name, file in given.items() if file is not None and file.is_file()}
+        return {name: file_digest(file) for name, file in at_hand.items()}
+
     def accumulation(self) -> dict[str, Any]:
         """What the method has added up over training, with all that says of which layers and how; empty if nothing."""
         names = methods.accumulates(self.method)

@@ -272,8 +272,8 @@ def finish(session: Session) -> dict[str, Any]:
         "bytes": asdict(storage.weigh(session.model.state_dict())),
         "warnings": progress.warnings,
     }
-    if config.plugin is not None:
-        result["plugin"] = config.plugin_contents()
+    if session.files:
+        result["files"] = session.files
     if config.share_rounds:
         result["shared_rounds"] = progress.shared_rounds
     if config.measure_seconds > 0:

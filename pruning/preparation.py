@@ -36,6 +36,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
     machine.check_precision(config.precision, device)
     machine.prepare(device, config.threads, config.deterministic)
     clock = Clock(device)
+    files = config.file_contents()  # as they are when they are read; they may be edited while the run goes on
     images = data.load(
         config.dataset,
         folder=config.data,
@@ -65,6 +66,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
         clock=clock,
         limit=limit,
         basis=basis(config, device, images, model),
+        files=files,
     )
 
 

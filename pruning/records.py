@@ -9,6 +9,7 @@ from typing import Any
 from pruning.config import RunConfig
 from pruning.config_reading import differences, resolve
 from pruning.errors import PruningError
+from pruning.options import option
 from pruning.run_files import RunFolder, is_sealed, run_folder
 
 
@@ -24,18 +25,30 @@ def folder_at(path: Path) -> RunFolder:
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
-    """The record of this run, if it is complete. PruningError if the folder holds another run, or another plugin's."""
+    """The record of this run, if it is complete. PruningError if the folder's is another run, or one of other files."""
     folder = folder_of(config)
     refuse_other_run(config)
     result = folder.read_result()
     if result is not None and not is_sealed(folder, result):
         raise PruningError(f"{folder.result} was altered after it was written; run the command with --fresh.")
-    if result is not None and result.get("plugin") not in (None, config.plugin_contents()):
+    changed = [] if result is None else changed_files(result, config)
+    if changed:
         raise PruningError(
-            f"{folder.path} was done with other contents of --plugin {config.plugin}. "
+            f"{folder.path} was done with other contents of {' and '.join(changed)}. "
             "Choose another --name, or replace it with --fresh."
         )
     return result
+
+
+def changed_files(result: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Which files that this record's run was given have other contents now, as one would type them; none that is gone."""
+    files = result.get("files")
+    recorded = files if isinstance(files, dict) else {}
+    return [
+        f"{option(name)} {getattr(config, name)}"
+        for name, contents in config.file_contents().items()
+        if recorded.get(name, contents) != contents
+    ]
 
 
 def final_network(dense: Mapping[str, Any], rounds: Sequence[Any]) -> Mapping[str, Any]:

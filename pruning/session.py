@@ -108,7 +108,8 @@ class Session:
 
     `prunings` has those of every round (with --max-drop, as they are if all rounds hold: see `prunings_of`);
     `limit` is the number of batches in every pass over the data, None for all of them (anything else is a dry run);
-    `basis` is what the dense network depends on besides the options (see `dense.basis`).
+    `basis` is what the dense network depends on besides the options (see `dense.basis`), `files` has digests of the
+    user's own files by option.
     """
 
     config: RunConfig
@@ -123,6 +124,7 @@ class Session:
     clock: Clock
     limit: int | None
     basis: dict[str, Any]
+    files: dict[str, str]
 
     def __post_init__(self) -> None:
         self.progress = Progress(timing=self.clock.seconds)

@@ -10,7 +10,7 @@ from pruning.digests import file_digest
 from pruning.errors import PruningError, RunStoppedError
 from pruning.measure import size
 from pruning.preparation import DamagedRecordError, reopen
-from pruning.records import final_network
+from pruning.records import changed_files, final_network
 from pruning.records import recorded as recorded_options
 from pruning.run_files import RunFolder, record_digest
 from pruning.session import Observer, Session
@@ -35,7 +35,7 @@ def verify(folder: RunFolder, observer: Observer) -> list[Check]:
     result = folder.read_result()
     if result is None:
         raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
-    checks = [*_digests(folder, result), _options(folder, result)]
+    checks = [*_digests(folder, result), _options(folder, result), *_files(folder, result)]
     try:
         session, _ = reopen(folder, observer)
         checks += _measured(session, result)
@@ -65,11 +65,18 @@ def _digests(folder: RunFolder, result: dict[str, Any]) -> list[Check]:
 def _options(folder: RunFolder, result: dict[str, Any]) -> Check:
     """The options that determine the result, in the record and in the file that repeats the run."""
     beside = recorded_options(folder).identity()
-    plugin = result.get("plugin")
-    told = {**result["config"], **(plugin if isinstance(plugin, dict) else {})}
-    recorded = {name: value for name, value in told.items() if name in beside}
+    beside.pop("plugin_contents", None)  # no option; see _files
+    recorded = {name: value for name, value in result["config"].items() if name in beside}
     different = "; ".join(differences(recorded, beside))
     return Check("options", f"as in {folder.config.name}", different or "the same", not different)
+
+
+def _files(folder: RunFolder, result: dict[str, Any]) -> list[Check]:
+    """The user's own code and weights that the run was given, where it was given any."""
+    if not result.get("files"):
+        return []
+    changed = ", ".join(changed_files(result, recorded_options(folder)))
+    return [Check("files given", "the same", f"changed: {changed}" if changed else "the same", not changed)]
 
 
 def _measured(session: Session, result: dict[str, Any]) -> list[Check]:

@@ -110,7 +110,7 @@ def test_a_record_says_which_contents_it_is_of(tmp_path: Path) -> None:
     plugin.write_text(OWN.replace("weights.value", "-weights.value"))
     with pytest.raises(PruningError, match="was done with other contents of --plugin"):
         records.finished(resolve(own))
-    assert [check.what for check in verify(folder, Silent()) if not check.agrees] == ["options"]
+    assert [check.what for check in verify(folder, Silent()) if not check.agrees] == ["files given"]
 
 
 def test_a_run_is_not_resumed_with_other_contents(tmp_path: Path) -> None:
