@@ -41,7 +41,7 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
 
 
 def changed_files(result: Mapping[str, Any], config: RunConfig) -> list[str]:
-    """Which files that the record's run was given have other contents now, as one would type them; none that is gone."""
+    """Which files given to the record's run have other contents now, as one would type them; none that is gone."""
     files = result.get("files")
     recorded = files if isinstance(files, dict) else {}
     return [
