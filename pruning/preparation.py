@@ -96,7 +96,7 @@ def rounds_of(config: RunConfig, model: nn.Module, shape: tuple[int, int, int]) 
 
 def check_outputs(config: RunConfig, *, fresh: bool) -> None:
     """PruningError unless everything that the run will write has its place; creates nothing."""
-    safe_files.check_writable(config.runs_dir)
+    safe_files.check_writable(config.runs_dir, "--runs-dir")
     records.folder_of(config).check_free()
     if not fresh:
         records.refuse_other_run(config)

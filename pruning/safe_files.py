@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def check_writable(runs_dir: Path) -> None:
-    """PruningError unless records can be made in `runs_dir`; creates nothing."""
-    place = runs_dir
+def check_writable(folder: Path, option: str) -> None:
+    """PruningError unless files can be made in `folder`, which `option` named; creates nothing."""
+    place = folder
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
         raise PruningError(
-            f"--runs-dir {runs_dir}: {place} is not a folder; give a folder that can be written to."
+            f"{option} {folder}: {place} is not a folder; give a folder that can be written to."
         )
     if not os.access(place, os.W_OK | os.X_OK):
-        raise PruningError(f"--runs-dir {runs_dir}: {place} cannot be written to; give another folder.")
+        raise PruningError(f"{option} {folder}: {place} cannot be written to; give another folder.")
 
 
 def check_savable(path: Path) -> None:

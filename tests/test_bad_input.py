@@ -259,6 +259,14 @@ CASES = {
         "runs/done/masks.safetensors",
         says="the run's record",
     ),
+    "report into a file": case(
+        "report",
+        "runs",
+        "--out",
+        "page/report",
+        says=("--out page/report", "page is not a folder"),
+        files={"page": b""},
+    ),
     "weights a folder": case(
         "--weights", "net.pt", says="--weights net.pt is no file", files={"net.pt": None}
     ),

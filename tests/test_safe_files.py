@@ -92,8 +92,8 @@ def test_the_end_of_a_file_is_read_without_the_rest(tmp_path: Path) -> None:
 def test_a_runs_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PruningError, match="is not a folder"):
-        check_writable(tmp_path / "file" / "runs")
-    check_writable(tmp_path / "not" / "yet" / "there")
+        check_writable(tmp_path / "file" / "runs", "--runs-dir")
+    check_writable(tmp_path / "not" / "yet" / "there", "--runs-dir")
     assert not (tmp_path / "not").exists()
 
 
@@ -101,7 +101,7 @@ def test_a_runs_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(PruningError, match="cannot be written to"):
-        check_writable(tmp_path / "runs")
+        check_writable(tmp_path / "runs", "--runs-dir")
 
 
 def test_a_network_goes_into_a_folder_that_is_there(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruning import safe_files
-from pruning.errors import PruningError
 from pruning.report import figures, tables
 from pruning.report.checklist import checklist
 from pruning.report.comparison import (
@@ -65,11 +64,10 @@ def write(folders: Sequence[Path], out: Path) -> Report:
     """Write the report on all complete runs in `folders` and below them into the folder `out`.
 
     Files: index.html, points.csv, points.json, tables.md, tables.tex, and every figure as .svg and .png. Raises
-    PruningError if a folder is missing, has no complete run or a damaged record, if `out` is no folder, or if
-    Matplotlib is missing; nothing is written then.
+    PruningError if a folder is missing, has no complete run or a damaged record, if `out` cannot be written to, or
+    if Matplotlib is missing; nothing is written then.
     """
-    if out.exists() and not out.is_dir():
-        raise PruningError(f"--out {out} is not a folder; give one, or a name that is free.")
+    safe_files.check_writable(out, "--out")
     runs, repeats = without_repeats(read(folders))
     tasks = arrange(runs)
     warnings = [*repeats, *(warning for task in tasks for warning in task.warnings)]

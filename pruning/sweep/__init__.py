@@ -38,7 +38,7 @@ def prepare(
 
     `settings` are `NAME=VALUE`, options for all runs. PruningError for whatever is wrong with any of the runs.
     """
-    safe_files.check_writable(runs_dir)
+    safe_files.check_writable(runs_dir, "--runs-dir")
     chosen = grid.runs(grid.read(file, settings), runs_dir)
     if any(one.config.tensorboard for one in chosen):
         tensorboard.check()
