@@ -32,7 +32,8 @@ from pruning.errors import InterruptedRunError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a suite under nohup has it ignored, and every process would inherit that
+# Under nohup it is ignored, and every process that the tests start would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHORT = (
     "--epochs",
