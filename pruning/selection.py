@@ -106,8 +106,8 @@ def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, flo
     spread = margin * sqrt(size * fraction * (1 - fraction)) + margin
     first, last = floor(size * fraction - spread), ceil(size * fraction + spread)
     ranks = [rank for rank in (first, last) if 1 <= rank <= size]
-    found = iter(_at_ranks(sample, ranks))
-    return next(found) if first >= 1 else -inf, next(found) if last <= size else inf
+    found = dict(zip(ranks, _at_ranks(sample, ranks), strict=True))
+    return found.get(first, -inf), found.get(last, inf)
 
 
 def _at_ranks(scores: Tensor, ranks: list[int]) -> list[float]:

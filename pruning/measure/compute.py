@@ -226,4 +226,4 @@ def _is_matrix(value: Any) -> bool:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # unlike its address, its own on the meta device too
+    return tensor.untyped_storage().data_ptr()
