@@ -1,10 +1,12 @@
 """Side-by-side timings on this machine: the pruning step, a fine-tuning step, an epoch, start-up; ours and others.
 
 Everything in one section is timed in turns (A B C, C A B, ...), so that a machine that slows down slows all of them,
-and nobody always comes after the one that leaves caches and memory in the worst state. Times are medians with
-quartiles. Before each turn of the pruning step free memory is given back to the system: a process that prunes once has
-none to spare, and what one contender leaves must not be a gift to the next. Extra memory is the peak of a fresh process
-above what it held before.
+and nobody always comes after the one that leaves caches in the worst state. Times are medians with quartiles.
+
+What a script of one's own would do (the pruning step, the loaders) is done by processes of their own, with PyTorch's
+and the allocator's settings as they come: what one contender leaves in its memory is no gift to the next. Before each
+turn of the pruning step free memory is given back to the system, for a process that prunes once has none to spare.
+Extra memory is the peak of a fresh process above what it held before.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ BATCH = 128
 EPOCH_IMAGES = 60_000  # as many as Fashion-MNIST has; the bundled images, several times over
 
 Action = Callable[[], Any]
+Contender = Callable[[], float]  # does its job once and says how many seconds that took
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,13 @@ def bench(*, quick: bool, tell: Callable[[str], None]) -> Iterator[Section]:
 
 def pruning_step(arch: str, turns: int, *, memory: bool) -> Section:
     """A global magnitude mask at 90 % of all a network's weights, and the floor: one pass of abs() over them."""
-    weights = _weights(arch)
-    contenders = {name: make(weights) for name, make in MASK_MAKERS.items()}
-    times = _in_turns(contenders, turns, before=_give_memory_back)
+    with ExitStack() as processes:
+        contenders = {
+            name: processes.enter_context(_served(f"serve_mask({arch!r}, {name!r})")) for name in MASK_MAKERS
+        }
+        times = _in_turns(contenders, turns)
     extra = {name: _extra_memory_in_fresh_process(arch, name) if memory else None for name in contenders}
-    total = sum(weight.numel() for weight in weights.values())
+    total = sum(weight.numel() for weight in _weights(arch).values())
     return _section(f"global magnitude mask at 90 %, {arch} ({total / 1e6:.1f} M weights)", times, extra)
 
 
@@ -99,7 +104,7 @@ def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Secti
     inputs = torch.randn(BATCH, *shape).contiguous(memory_format=torch.channels_last)
     targets = torch.randint(0, 10, (BATCH,))
 
-    def step(prepare: Callable[[nn.Module], Callable[[torch.optim.Optimizer], Any]]) -> Action:
+    def step(prepare: Callable[[nn.Module], Callable[[torch.optim.Optimizer], Any]]) -> Contender:
         torch.manual_seed(0)
         model = models.build(arch, classes=10, shape=shape)
         hold = prepare(model)
@@ -114,7 +119,7 @@ def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Secti
             functional.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
 
-        return action
+        return _timed(action)
 
     def dense(model: nn.Module) -> Callable[[torch.optim.Optimizer], Any]:
         return lambda optimizer: None
@@ -135,13 +140,10 @@ def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Secti
 
 
 def epoch(images: int, turns: int) -> Section:
-    """One epoch of `my`: images held in memory and indexed, and torchvision's FashionMNIST in a DataLoader.
-
-    The loaders run in processes of their own, with PyTorch's settings as they are in a script of one's own.
-    """
+    """One epoch of `my`: images held in memory and indexed, and torchvision's FashionMNIST in a DataLoader."""
     with ExitStack() as processes:
         contenders = {
-            "images held in memory": _our_epoch(_repeated(images)),
+            "images held in memory": _timed(_our_epoch(_repeated(images))),
             "DataLoader, no workers": processes.enter_context(_served(f"serve_loader({images}, 0)")),
             "DataLoader, 2 workers": processes.enter_context(_served(f"serve_loader({images}, 2)")),
         }
@@ -161,10 +163,10 @@ def shrunk_network(arch: str, turns: int, batch: int = 8) -> Section:
     networks = {"dense": dense, "masked": masked, "shrunk": small}
     speedup = compute.count(dense, shape).macs / compute.count(small, shape).macs
 
-    def action(network: nn.Module) -> Action:
-        return torch.inference_mode()(lambda: network(images))
+    def contender(network: nn.Module) -> Contender:
+        return _timed(torch.inference_mode()(lambda: network(images)))
 
-    times = _in_turns({name: action(network) for name, network in networks.items()}, turns)
+    times = _in_turns({name: contender(network) for name, network in networks.items()}, turns)
     return _section(
         f"{arch} without half of its filters, batch {batch}, {speedup:.2f}x fewer multiply-adds", times
     )
@@ -173,8 +175,8 @@ def shrunk_network(arch: str, turns: int, batch: int = 8) -> Section:
 def start_up(turns: int) -> Section:
     """Whole processes: Python and torch alone, for scale; what answers without torch; a run up to its first batch."""
 
-    def process(*arguments: str) -> Action:
-        return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    def process(*arguments: str) -> Contender:
+        return _timed(lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True))
 
     def first_batch() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -189,7 +191,7 @@ def start_up(turns: int) -> Section:
         "import torch": process("-c", "import torch"),
         "--help": process("-m", "pruning", "--help"),
         "list methods": process("-m", "pruning", "list", "methods"),
-        "a run's first batch": first_batch,
+        "a run's first batch": _timed(first_batch),
     }
     return _section("start-up, whole processes", _in_turns(contenders, turns, warm=True))
 
@@ -287,7 +289,7 @@ def _repeated(images: int) -> data.Dataset:
 
 
 @contextmanager
-def _served(call: str) -> Iterator[Action]:
+def _served(call: str) -> Iterator[Contender]:
     """What another process does each time it is asked; `call` is of this module."""
     code = f"from pruning import bench; bench.{call}"
     usual = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
@@ -297,22 +299,43 @@ def _served(call: str) -> Iterator[Action]:
         asks, answers = process.stdin, process.stdout
         assert asks is not None and answers is not None
 
-        def action() -> None:
+        def contender() -> float:
             asks.write("again\n")
             asks.flush()
-            if not answers.readline():
+            answer = answers.readline()
+            if not answer:
                 raise RuntimeError(f"{call} ended with exit code {process.wait()}")
+            return float(answer)
 
-        yield action
+        yield contender
+
+
+def serve_mask(arch: str, contender: str) -> None:
+    """Make a mask of a network's weights for every line that comes in; see `_serve`."""
+    _serve(MASK_MAKERS[contender](_weights(arch)), before=_give_memory_back)
 
 
 def serve_loader(images: int, workers: int) -> None:
-    """Do an epoch with a DataLoader for every line that comes in, and answer with a line."""
-    action = _loader_epoch(_repeated(images).train, workers)
+    """Do an epoch with a DataLoader for every line that comes in; see `_serve`."""
+    _serve(_loader_epoch(_repeated(images).train, workers))
+
+
+def _serve(action: Action, before: Callable[[], None] = lambda: None) -> None:
+    """Does it for every line that comes in, and answers with a line: the seconds that it took, without `before`."""
+    contender = _timed(action)
     for _ in sys.stdin:
-        action()
-        sys.stdout.write("done\n")
+        before()
+        sys.stdout.write(f"{contender()}\n")
         sys.stdout.flush()
+
+
+def _timed(action: Action) -> Contender:
+    def contender() -> float:
+        begin = time.perf_counter()
+        action()
+        return time.perf_counter() - begin
+
+    return contender
 
 
 def _loader_epoch(split: data.Split | data.StreamedSplit, workers: int) -> Action:
@@ -348,13 +371,7 @@ def _loader_epoch(split: data.Split | data.StreamedSplit, workers: int) -> Actio
     return action
 
 
-def _in_turns(
-    contenders: dict[str, Action],
-    turns: int,
-    before: Callable[[], None] = lambda: None,
-    *,
-    warm: bool = False,
-) -> dict[str, list[float]]:
+def _in_turns(contenders: dict[str, Contender], turns: int, *, warm: bool = False) -> dict[str, list[float]]:
     """Seconds of every contender in every turn, after one turn that does not count unless all is warm already.
 
     Each turn has an order of its own, the same in every call.
@@ -363,11 +380,9 @@ def _in_turns(
     order = random.Random(0)
     for turn in range(0 if warm else -1, turns):
         for name in order.sample(list(contenders), len(contenders)):
-            before()
-            begin = time.perf_counter()
-            contenders[name]()
+            seconds = contenders[name]()
             if turn >= 0:
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(seconds)
     return times
 
 

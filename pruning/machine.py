@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import platform
@@ -17,6 +18,9 @@ from typing import Any
 import torch
 
 from pruning.errors import PruningError, RunStoppedError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # in glibc's malloc.h
+LARGEST_KEPT = 32 << 20  # bytes; more is refused by glibc before 2.35, and fits badly into what was freed
 
 
 def choose_device(name: str) -> torch.device:
@@ -65,6 +69,7 @@ def prepare(device: torch.device, threads: int | None, deterministic: bool) -> N
     (pytorch issue 46180).
     """
     torch.set_flush_denormal(True)
+    _keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     if device.type == "cuda":
@@ -72,6 +77,17 @@ def prepare(device: torch.device, threads: int | None, deterministic: bool) -> N
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed, since every step asks for the same megabytes again.
+
+    Left alone it gives them back to the system, which hands them out again page by page at the first write: hundreds
+    of page faults in every step of a small network, a tenth to a third of its time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None and mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT):
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def derive_seed(*parts: int | str) -> int:

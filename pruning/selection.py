@@ -12,7 +12,6 @@ Ties go by layer, then by flat index: the first is removed first.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import ceil, floor, inf, sqrt
 from typing import Protocol
 
@@ -57,7 +56,7 @@ def smallest(sources: Sequence[Source], count: int) -> list[Tensor]:
     while True:
         low, high = _bracket(sample, count / total, margin)
         below, inside = _split(sources, masks, low, high)
-        if below < count <= below + len(inside.scores):
+        if below < count <= below + len(inside):
             _remove_inside(masks, inside, count - below)
             return masks
         if _remove_at(sources, masks, low if count <= below else high, count):
@@ -86,8 +85,12 @@ def _sample(sources: Sequence[Source], total: int) -> Tensor:
     There are total^(2/3) of them, which balances the work of looking at them against that of selecting in the bracket.
     """
     wanted = ceil(total ** (2 / 3))
-    stretch = torch.arange(wanted, dtype=torch.float64)
-    places = (stretch * GOLDEN).frac_().add_(stretch).mul_(total / wanted).long().clamp_(max=total - 1)
+    stretch = numpy.arange(wanted, dtype=numpy.float64)
+    irregular = stretch * GOLDEN
+    irregular -= numpy.floor(irregular)
+    irregular += stretch
+    irregular *= total / wanted
+    places = torch.from_numpy(irregular.astype(numpy.int64)).clamp_(max=total - 1)
     ends = torch.tensor([source.size for source in sources]).cumsum(0)
     of_each = places.tensor_split(torch.searchsorted(places, ends[:-1]))
     begins = [0, *ends.tolist()]
@@ -118,77 +121,79 @@ def _at_ranks(scores: Tensor, ranks: list[int]) -> list[float]:
     return [float(scores.kthvalue(rank).values) for rank in ranks]
 
 
-class Pile:
-    """A growing 1-d tensor in one piece of memory: thousands of small ones, kept, would fragment the heap."""
+class Inside:
+    """The scores strictly inside the bracket, source by source, with their flat positions; `counts` of each source.
 
-    def __init__(self, room: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._room = torch.empty(room, dtype=dtype, device=device)
+    Both lie in one piece of memory, with room for more: thousands of small ones, kept, would fragment the heap.
+    """
+
+    def __init__(self, room: int, device: torch.device) -> None:
+        self._scores = torch.empty(room, dtype=torch.float32, device=device)
+        self._positions = torch.empty(room, dtype=torch.int64, device=device)
         self._length = 0
+        self.counts: list[int] = []
 
-    def add(self, values: Tensor) -> None:
-        end = self._length + values.shape[0]
-        if end > self._room.shape[0]:
-            larger = torch.empty(2 * end, dtype=self._room.dtype, device=self._room.device)
-            larger[: self._length] = self.values
-            self._room = larger
-        self._room.narrow(0, self._length, len(values)).copy_(values)
-        self._length = end
+    def __len__(self) -> int:
+        return self._length
 
     @property
-    def values(self) -> Tensor:
-        return self._room[: self._length]
+    def scores(self) -> Tensor:
+        return self._scores[: len(self)]
+
+    @property
+    def positions(self) -> Tensor:
+        return self._positions[: len(self)]
+
+    def begin_source(self) -> None:
+        self.counts.append(0)
+
+    def add(self, scores: Tensor, which: Tensor, start: int) -> None:
+        """Those of the scores of a slice that `which` says; `start` is where the slice begins in its source."""
+        begin, end = len(self), len(self) + len(which)
+        if end > len(self._scores):
+            self._scores = _grown(self.scores, 2 * end)
+            self._positions = _grown(self.positions, 2 * end)
+        self._scores[begin:end] = scores.index_select(0, which)
+        self._positions[begin:end] = which + start
+        self._length = end
+        self.counts[-1] += len(which)
 
 
-@dataclass(frozen=True)
-class Inside:
-    """The scores strictly inside the bracket, source by source, with their flat positions; `counts` of each source."""
-
-    scores: Tensor
-    positions: Tensor
-    counts: list[int]
+def _grown(values: Tensor, room: int) -> Tensor:
+    larger = torch.empty(room, dtype=values.dtype, device=values.device)
+    larger[: len(values)] = values
+    return larger
 
 
 def _split(sources: Sequence[Source], masks: list[Tensor], low: float, high: float) -> tuple[int, Inside]:
     """Writes masks of the scores above `low`; returns how many are not, and what is strictly inside the bracket."""
-    home = sources[0].device
     total = sum(source.size for source in sources)
-    room = max(DIRECT, total // EXPECTED_INSIDE)
-    scores_inside, positions = Pile(room, torch.float32, home), Pile(room, torch.int64, home)
+    inside = Inside(max(DIRECT, total // EXPECTED_INSIDE), sources[0].device)
     above: list[Tensor | int] = []
-    counts = []
     for source, mask in zip(sources, masks, strict=True):
-        count = 0
+        inside.begin_source()
         for where, scores in source.slices():
             split = _split_on_cpu if scores.device.type == "cpu" else _split_on_device
-            number, found, places = split(scores, low, high, mask[where.start : where.stop])
+            number, positions = split(scores, low, high, mask[where.start : where.stop])
             above.append(number)
-            scores_inside.add(found)
-            positions.add(places.add_(where.start))
-            count += len(places)
-        counts.append(count)
-    below = total - sum(int(number) for number in above)
-    return below, Inside(scores_inside.values, positions.values, counts)
+            inside.add(scores, positions, where.start)
+            del scores  # so that those of the next slice are written where these are in the cache
+    return total - sum(int(number) for number in above), inside
 
 
-def _split_on_device(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Writes `kept`, where scores are above `low`; how many are, and those below `high` too with their positions."""
+def _split_on_device(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Writes `kept`, where scores are above `low`; how many are, and the positions of those below `high` too."""
     torch.gt(scores, low, out=kept)
-    positions = (kept & (scores < high)).nonzero().squeeze(1)
-    return kept.sum(), scores.index_select(0, positions), positions
+    return kept.sum(), (kept & (scores < high)).nonzero().squeeze(1)
 
 
-def _split_on_cpu(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[int, Tensor, Tensor]:
+def _split_on_cpu(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[int, Tensor]:
     """The same by NumPy, which compares floats into bools several times faster than torch does on CPUs."""
     values, above = scores.numpy(), kept.numpy()
     numpy.greater(values, low, out=above)
     inside = numpy.less(values, high)
     inside &= above
-    positions = inside.nonzero()[0]
-    return (
-        int(numpy.count_nonzero(above)),
-        torch.from_numpy(values.take(positions)),
-        torch.from_numpy(positions),
-    )
+    return int(numpy.count_nonzero(above)), torch.from_numpy(inside.nonzero()[0])
 
 
 def _remove_inside(masks: list[Tensor], inside: Inside, count: int) -> None:
