@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from numbers import Real
 
 from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, unknown
@@ -36,6 +37,17 @@ class Group:
     remove: int
 
 
+def is_fraction(value: object) -> bool:
+    """Whether it is a number from 0 to 1."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+
+
+def _is_whole(value: object) -> bool:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return float(value) >= 0 and float(value).is_integer()
+
+
 @dataclass(frozen=True)
 class Amount:
     """How much to remove, from the dense network on.
@@ -52,11 +64,11 @@ class Amount:
         if (self.sparsity, self.count, self.by_layer).count(None) != 2:
             raise PruningError("The amount to remove is a sparsity or a count: give exactly one of them.")
         for sparsity in (self.sparsity, *(self.by_layer or {}).values()):
-            if sparsity is not None and not 0 <= sparsity <= 1:
-                raise PruningError(f"Sparsity {sparsity} is not a fraction: it must be from 0 to 1.")
-        if self.count is not None and (self.count < 0 or self.count != int(self.count)):
+            if sparsity is not None and not is_fraction(sparsity):
+                raise PruningError(f"Sparsity {sparsity!r} is not a fraction: it must be from 0 to 1.")
+        if self.count is not None and not _is_whole(self.count):
             raise PruningError(
-                f"Count {self.count} is not a number of weights: it must be a whole number from 0 up."
+                f"Count {self.count!r} is not a number of weights: it must be a whole number from 0 up."
             )
 
     def of(self, size: int) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning import grouping, methods
-from pruning.allocation import DEFAULT_SPARSITY, Amount, Group, LayerSize
+from pruning.allocation import DEFAULT_SPARSITY, Amount, Group, LayerSize, is_fraction
 from pruning.collecting import COLLECTORS, Batches, Loss, refuse_unseen_inputs
 from pruning.errors import PruningError
 from pruning.grouping import Bundle
@@ -99,8 +99,8 @@ def plan(
     allocation, score = methods.split(method)
     about = SCORES.entry(score).about
     amount = _amount(sparsity, count, structure)
-    if not 0 <= floor <= 1:
-        raise PruningError(f"Floor {floor} is not a fraction: it must be from 0 to 1.")
+    if not is_fraction(floor):
+        raise PruningError(f"Floor {floor!r} is not a fraction: it must be from 0 to 1.")
     check_floor(structure, floor)
     layers = prunable(model, include, exclude, prune_classifier=prune_classifier)
     earlier = _earlier(masks, layers)
