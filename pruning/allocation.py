@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from numbers import Real
+from typing import TypeGuard
 
 from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, unknown
@@ -39,13 +40,11 @@ class Group:
 
 def is_fraction(value: object) -> bool:
     """Whether it is a number from 0 to 1."""
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+    return _is_number(value) and 0 <= value <= 1
 
 
-def _is_whole(value: object) -> bool:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    return float(value) >= 0 and float(value).is_integer()
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,9 @@ class Amount:
         for sparsity in (self.sparsity, *(self.by_layer or {}).values()):
             if sparsity is not None and not is_fraction(sparsity):
                 raise PruningError(f"Sparsity {sparsity!r} is not a fraction: it must be from 0 to 1.")
-        if self.count is not None and not _is_whole(self.count):
+        if self.count is not None and not (
+            _is_number(self.count) and self.count >= 0 and float(self.count).is_integer()
+        ):
             raise PruningError(
                 f"Count {self.count!r} is not a number of weights: it must be a whole number from 0 up."
             )

@@ -307,8 +307,10 @@ def _served(call: str) -> Iterator[Contender]:
                 raise RuntimeError(f"{call} ended with exit code {process.wait()}")
             return float(answer)
 
-        yield contender
-        process.kill()  # it has nothing to save, and ending by itself takes most of a second
+        try:
+            yield contender
+        finally:
+            process.kill()  # it has nothing to save, and ending by itself takes most of a second
 
 
 def serve_mask(arch: str, contender: str) -> None:

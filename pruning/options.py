@@ -80,9 +80,8 @@ class Data(Part):
     @field_validator("data")
     @classmethod
     def _data_exists(cls, folder: Path | None, info: ValidationInfo) -> Path | None:
-        if folder is not None and not folder.is_dir() and info.context != "recorded":
-            what = " is no folder" if folder.exists() else ": no such folder"
-            raise PruningError(f"--data {folder}{what}; give the folder that holds the images.")
+        if folder is not None and not folder.is_dir():
+            _refuse_missing(folder, "folder", "give the folder that holds the images", info)
         return folder
 
     @model_validator(mode="before")
@@ -113,9 +112,8 @@ class Network(Part):
     @field_validator("weights")
     @classmethod
     def _weights_exist(cls, file: Path | None, info: ValidationInfo) -> Path | None:
-        if file is not None and not file.is_file() and info.context != "recorded":
-            what = " is no file" if file.exists() else ": no such file"
-            raise PruningError(f"--weights {file}{what}; give a .safetensors, .pt, .pth or .th file.")
+        if file is not None and not file.is_file():
+            _refuse_missing(file, "file", "give a .safetensors, .pt, .pth or .th file", info)
         return file
 
     @model_validator(mode="after")
@@ -403,6 +401,13 @@ DENSE_PARTS = (Data, Network, DenseTraining, Machine)
 def option(name: str) -> str:
     """A field's spelling on the command line: max_lr -> --max-lr."""
     return "--" + name.replace("_", "-")
+
+
+def _refuse_missing(path: Path, kind: str, advice: str, info: ValidationInfo) -> None:
+    """PruningError for a path that is no `kind`; not for a record's, which is read after its files are gone, too."""
+    if info.context != "recorded":
+        what = f" is no {kind}" if path.exists() else f": no such {kind}"
+        raise PruningError(f"{option(str(info.field_name))} {path}{what}; {advice}.")
 
 
 def as_number(given: Any) -> float | None:

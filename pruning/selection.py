@@ -85,7 +85,7 @@ def _sample(sources: Sequence[Source], total: int) -> Tensor:
     There are total^(2/3) of them, which balances the work of looking at them against that of selecting in the bracket.
     """
     wanted = ceil(total ** (2 / 3))
-    stretch = numpy.arange(wanted, dtype=numpy.float64)
+    stretch = numpy.arange(wanted, dtype=numpy.float64)  # torch takes three times as long for what follows
     irregular = stretch * GOLDEN
     irregular -= numpy.floor(irregular)
     irregular += stretch
@@ -124,7 +124,7 @@ def _at_ranks(scores: Tensor, ranks: list[int]) -> list[float]:
 class Inside:
     """The scores strictly inside the bracket, source by source, with their flat positions; `counts` of each source.
 
-    Both lie in one piece of memory, with room for more: thousands of small ones, kept, would fragment the heap.
+    Each of the two is one piece of memory with room for more: thousands of small ones, kept, would fragment the heap.
     """
 
     def __init__(self, room: int, device: torch.device) -> None:
