@@ -6,7 +6,6 @@ batch follow from the recipe's seed and the position, so a training continued fr
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sized
@@ -19,6 +18,7 @@ from torch.nn import functional
 
 from pruning.data import Dataset, Split, StreamedSplit
 from pruning.machine import autocast, derive_seed, seed_everything
+from pruning.optimizer import SGD
 
 MOMENTUM = 0.9
 WARM_UP = (
@@ -26,6 +26,7 @@ WARM_UP = (
 )
 START_DIVISOR = 25.0  # the first learning rate is the peak / 25 unless a base below the peak is given
 END_DIVISOR = 1e4  # the last learning rate is the first / 10,000
+COUNTED_AT_ONCE = 16  # batches, whose outputs are kept until then
 
 
 class NotFiniteError(Exception):
@@ -56,53 +57,76 @@ def cross_entropy(inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 class TrainingState:
-    """Where a training stands: optimizer, the next batch to do, and the sums behind the log of the current epoch.
+    """Where a training stands: optimizer, the next batch to do, and what the log of the current epoch tells.
 
     With the network's own state this is all that continuing needs; `pack` and `unpack` carry it through a checkpoint.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
-        self.epoch = recipe.first_epoch
-        self.batch = 0
-        self.seen = 0
-        self.optimizer = _sgd(model, recipe)
-        device = next(model.parameters()).device
-        self.loss_sum = torch.zeros((), device=device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.optimizer = SGD(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=recipe.peak_lr,
+            momentum=MOMENTUM,
+            weight_decay=recipe.weight_decay,
+        )
+        self._batch_size = recipe.batch_size
+        self._device = next(model.parameters()).device
+        self.begin_epoch(recipe.first_epoch)
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch, self.batch, self.seen = epoch, 0, 0
-        self.loss_sum.zero_()
-        self.correct.zero_()
+        self._losses = torch.empty(
+            0, device=self._device
+        )  # of every batch so far, but for those not counted yet
+        self._correct = torch.zeros((), dtype=torch.int64, device=self._device)
+        self._uncounted: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Count one batch, without waiting for the device."""
+        """Take in one batch, without waiting for the device; they are counted several at once, which is sooner."""
         self.batch += 1
         self.seen += len(targets)
-        self.loss_sum += loss * len(targets)
-        self.correct += (outputs.argmax(1) == targets).sum()
+        self._uncounted.append((loss, outputs, targets))
+        if len(self._uncounted) == COUNTED_AT_ONCE:
+            self._count()
+
+    def mean_loss(self) -> float:
+        """Of the images of this epoch so far, in which every batch but the last has the same size."""
+        self._count()
+        sizes = torch.full_like(self._losses, self._batch_size)
+        sizes[-1] -= self.batch * self._batch_size - self.seen
+        return (self._losses * sizes).sum().item() / self.seen
+
+    def accuracy(self) -> float:
+        """Percent of the images of this epoch so far, each as it was when it was trained on."""
+        self._count()
+        return 100 * self._correct.item() / self.seen
+
+    def loss_is_finite(self) -> bool:
+        """Whether that of every batch since the beginning of the epoch was."""
+        self._count()
+        return bool(self._losses.isfinite().all())
+
+    def _count(self) -> None:
+        if self._uncounted:
+            losses, outputs, targets = zip(*self._uncounted, strict=True)
+            self._losses = torch.cat([self._losses, torch.stack(losses)])
+            self._correct += (torch.cat(outputs).argmax(1) == torch.cat(targets)).sum()
+            self._uncounted.clear()
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """Tensors and numbers for a checkpoint."""
-        tensors = {"loss_sum": self.loss_sum, "correct": self.correct}
-        for index, parameter in enumerate(self._parameters()):
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{index}"] = momentum
+        self._count()
+        momenta = {f"momentum.{index}": momentum for index, momentum in enumerate(self.optimizer.momenta())}
+        tensors = {"losses": self._losses, "correct": self._correct, **momenta}
         return tensors, {"epoch": self.epoch, "batch": self.batch, "seen": self.seen}
 
     def unpack(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
         """Continue from what `pack` gave."""
         self.epoch, self.batch, self.seen = numbers["epoch"], numbers["batch"], numbers["seen"]
-        self.loss_sum.copy_(tensors["loss_sum"])
-        self.correct.copy_(tensors["correct"])
-        for index, parameter in enumerate(self._parameters()):
-            if f"momentum.{index}" in tensors:
-                momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{index}"])
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self._losses = tensors["losses"].to(self._device)
+        self._correct.copy_(tensors["correct"])
+        for index, momentum in enumerate(self.optimizer.momenta()):
+            momentum.copy_(tensors[f"momentum.{index}"])
 
 
 @dataclass(frozen=True)
@@ -129,29 +153,6 @@ def one_cycle(step: int, steps: int, peak: float, base: float | None = None) -> 
 
 def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
-
-
-class _EagerSGD(torch.optim.SGD):
-    """torch's SGD without its wrappers for torch.compile.
-
-    They import torch._dynamo to make an optimizer and at its first step: a third of the time to the first batch.
-    """
-
-    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
-
-
-def _sgd(model: nn.Module, recipe: Recipe) -> _EagerSGD:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return _EagerSGD(
-        parameters,
-        lr=recipe.peak_lr,
-        momentum=MOMENTUM,
-        nesterov=True,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
 
 
 def batches_an_epoch(split: Sized, batch_size: int, limit: int | None = None) -> int:
@@ -202,7 +203,7 @@ def train(
             with autocast(recipe.precision, device):
                 outputs = model(inputs)
                 value = loss(inputs, outputs, targets)
-            state.optimizer.zero_grad(set_to_none=True)
+            state.optimizer.zero_grad()
             value.backward()
             state.optimizer.step()
             state.add(value.detach(), outputs.detach(), targets)
@@ -228,15 +229,15 @@ def _log_entry(state: TrainingState, in_epoch: int, learning_rate: float) -> dic
         "batch": state.batch,
         "batches": in_epoch,
         "lr": learning_rate,
-        "loss": state.loss_sum.item() / state.seen,
-        "accuracy": 100 * state.correct.item() / state.seen,
+        "loss": state.mean_loss(),
+        "accuracy": state.accuracy(),
     }
 
 
 def check_finite(state: TrainingState) -> None:
     """NotFiniteError if any loss since the beginning of the epoch was NaN or infinite."""
-    if not math.isfinite(state.loss_sum.item()):
-        raise NotFiniteError(f"the training loss is {state.loss_sum.item()} in epoch {state.epoch + 1}")
+    if not state.loss_is_finite():
+        raise NotFiniteError(f"the training loss is {state.mean_loss()} in epoch {state.epoch + 1}")
 
 
 @torch.inference_mode()

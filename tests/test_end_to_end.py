@@ -285,7 +285,7 @@ def test_a_snapshot_made_later_is_the_one_that_training_went_through(tmp_path: P
 
 
 def test_a_run_does_not_load_what_only_torch_compile_needs(tmp_path: Path) -> None:
-    """Some of torch's wrappers do, for a second and more: see training._EagerSGD and measure.evaluation.Watch."""
+    """Some of torch's wrappers do, for a second and more: see optimizer.SGD and measure.evaluation.Watch."""
     told = environment(PYTHONPROFILEIMPORTTIME="1")
     done = subprocess.run(
         command("--dry-run"), cwd=tmp_path, env=told, check=True, capture_output=True, text=True

@@ -12,6 +12,7 @@ from torch import nn
 from pruning.data import Dataset, Split
 from pruning.machine import derive_seed, seed_everything
 from pruning.training import (
+    COUNTED_AT_ONCE,
     NotFiniteError,
     Recipe,
     TrainingState,
@@ -105,29 +106,6 @@ def test_training_again_gives_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_the_optimizer_is_torchs_sgd_with_nesterov_momentum_and_its_hooks() -> None:
-    ours, theirs = network(), network()
-    state = TrainingState(ours, RECIPE)
-    plain = torch.optim.SGD(
-        theirs.parameters(), lr=RECIPE.peak_lr, momentum=0.9, nesterov=True, weight_decay=RECIPE.weight_decay
-    )
-    called: list[str] = []
-    state.optimizer.register_step_pre_hook(lambda *_: called.append("before"))
-    state.optimizer.register_step_post_hook(lambda *_: called.append("after"))
-    for step in range(4):
-        torch.manual_seed(step)
-        for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            parameter.grad = torch.randn_like(parameter)
-            other.grad = parameter.grad.clone()
-        state.optimizer.step()
-        plain.step()
-    for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(parameter, other)
-    assert called == ["before", "after"] * 4
-    state.optimizer.zero_grad()
-    assert all(parameter.grad is None for parameter in ours.parameters())
-
-
 class Stop(Exception):  # noqa: N818
     pass
 
@@ -197,6 +175,29 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
         training(model, TrainingState(model, RECIPE))
 
 
+def test_the_log_tells_mean_loss_and_accuracy_of_the_images_so_far() -> None:
+    """Over more batches than are counted at once, and with a last one that is smaller than the others."""
+    split, logged, losses, hits = images(165), [], [], []
+    assert len(split) // RECIPE.batch_size > COUNTED_AT_ONCE
+    model = network()
+
+    def loss(inputs: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        of_each = nn.functional.cross_entropy(outputs, targets, reduction="none")
+        losses.extend(of_each.tolist())
+        hits.extend((outputs.argmax(1) == targets).tolist())
+        return of_each.mean()
+
+    data = dataclasses.replace(dataset(), train=split)
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    state = TrainingState(model, recipe)
+    quiet = {name: lambda *_: None for name in ("on_epoch", "after_batch")}
+    train(model, data, recipe, state, loss=loss, log_interval=19, on_log=logged.append, **quiet)
+    assert [entry["batch"] for entry in logged] == [19, 21]
+    for entry, seen in zip(logged, (19 * 8, 165), strict=True):
+        assert entry["loss"] == pytest.approx(sum(losses[:seen]) / seen, rel=1e-5)
+        assert entry["accuracy"] == 100 * sum(hits[:seen]) / seen
+
+
 def test_every_image_is_seen_once_an_epoch() -> None:
     seen: list[int] = []
 
@@ -235,9 +236,22 @@ def test_seeding_reaches_torch_python_and_numpy() -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_training_on_a_gpu_does_not_wait_for_it_between_logs() -> None:
-    model = network().cuda()
-    torch.cuda.set_sync_debug_mode("error")
+    model, done = network().cuda(), 0
+    split = images(50 * COUNTED_AT_ONCE)
+    on_gpu = dataclasses.replace(split, inputs=split.inputs.cuda(), targets=split.targets.cuda())
+
+    def after_batch() -> None:
+        nonlocal done
+        done += 1
+        torch.cuda.set_sync_debug_mode("error")  # from the second batch on; the first one sets the epoch up
+        if done == 2 * COUNTED_AT_ONCE:
+            raise Stop
+
+    quiet = {name: lambda *_: None for name in ("on_log", "on_epoch")}
+    data = dataclasses.replace(dataset(), train=on_gpu)
+    state = TrainingState(model, RECIPE)
     try:
-        training(model, TrainingState(model, RECIPE), log_interval=1000, epochs=0)
+        with pytest.raises(Stop):
+            train(model, data, RECIPE, state, log_interval=1000, after_batch=after_batch, **quiet)
     finally:
         torch.cuda.set_sync_debug_mode("default")
