@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -184,6 +185,7 @@ def train(
     device = next(model.parameters()).device
     in_epoch = batches_an_epoch(data.train, recipe.batch_size, recipe.limit)
     steps = recipe.epochs * in_epoch
+    blocked = in_blocks(model, recipe.precision, device)
     while state.epoch < (recipe.epochs if epochs is None else epochs):
         model.train()
         shuffle = torch.Generator().manual_seed(derive_seed(recipe.seed, "shuffle", state.epoch))
@@ -200,6 +202,8 @@ def train(
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate
             seed_everything(derive_seed(recipe.seed, "step", step), device)
+            if blocked:
+                inputs = inputs.to_mkldnn()
             with autocast(recipe.precision, device):
                 outputs = model(inputs)
                 value = loss(inputs, outputs, targets)
@@ -220,6 +224,18 @@ def lies_channels_last(model: nn.Module) -> bool:
     """Whether the network's convolutions lie channels-last, and images should too."""
     convolutions = (parameter for parameter in model.parameters() if parameter.dim() == 4)
     return all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+
+
+def in_blocks(model: nn.Module, precision: str, device: torch.device) -> bool:
+    """Whether images go into training in oneDNN's blocked layout (torch's `mkldnn`): channels padded to whole vectors.
+
+    A network that trains faster like that says so by `takes_blocked = True`, and goes back to ordinary tensors itself
+    before the first operation that has no blocked form. Outside of training it gets ordinary tensors.
+    """
+    has_blocks = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
+    return (
+        getattr(model, "takes_blocked", False) and has_blocks and device.type == "cpu" and precision == "fp32"
+    )
 
 
 def _log_entry(state: TrainingState, in_epoch: int, learning_rate: float) -> dict[str, Any]:

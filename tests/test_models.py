@@ -133,6 +133,28 @@ def test_ours_trains_every_parameter(name):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
+def test_what_takes_blocks_gives_the_same_outputs_and_gradients_in_them():
+    """On images of two grey values too, in which many pooled numbers are equal."""
+    taking = [name for name in ARCHITECTURES.names() if hasattr(_declared(name), "takes_blocked")]
+    assert "my" in taking
+    for name in taking:
+        model, (_, shape) = _declared(name), blueprint.blueprint(name)
+        for images in (torch.randn(8, *shape), torch.randint(0, 2, (8, *shape)).float()):
+            found = []
+            for given in (images, images.to_mkldnn()):
+                model.zero_grad()
+                outputs = model(given)
+                F.cross_entropy(outputs, torch.arange(8)).backward()
+                found.append([outputs, *(parameter.grad for parameter in model.parameters())])
+            torch.testing.assert_close(found[1], found[0])
+
+
+def _declared(name):
+    torch.manual_seed(0)
+    return models.build(name, classes=10, shape=blueprint.blueprint(name)[1])
+
+
 def test_my_is_the_teaching_programs_network():
     model = models.build("my", classes=10, shape=GREY)
     described = [(name, tuple(module.weight.shape)) for name, module in model.named_children()]

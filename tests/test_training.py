@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pruning.training import (
     batches_an_epoch,
     cross_entropy,
     evaluate,
+    in_blocks,
     one_cycle,
     train,
 )
@@ -196,6 +198,37 @@ def test_the_log_tells_mean_loss_and_accuracy_of_the_images_so_far() -> None:
     for entry, seen in zip(logged, (19 * 8, 165), strict=True):
         assert entry["loss"] == pytest.approx(sum(losses[:seen]) / seen, rel=1e-5)
         assert entry["accuracy"] == 100 * sum(hits[:seen]) / seen
+
+
+class TakesBlocks(nn.Module):
+    """Keeps whether its images came in oneDNN's layout."""
+
+    takes_blocked = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 3)
+        self.blocked: list[bool] = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.blocked.append(inputs.is_mkldnn)
+        return self.linear((inputs.to_dense() if inputs.is_mkldnn else inputs).flatten(1))
+
+
+@pytest.mark.parametrize(("precision", "blocked"), [("fp32", True), ("bf16", False)])
+def test_images_come_in_blocks_where_a_network_takes_them_but_for_evaluation(
+    precision: str, blocked: bool
+) -> None:
+    model = TakesBlocks()
+    has_blocks = in_blocks(model, "fp32", torch.device("cpu"))
+    assert has_blocks or platform.machine() not in ("x86_64", "AMD64")
+    assert not in_blocks(network(), "fp32", torch.device("cpu"))
+    recipe = dataclasses.replace(RECIPE, precision=precision, epochs=1)
+    training(model, TrainingState(model, recipe), recipe=recipe)
+    assert set(model.blocked) == {blocked and has_blocks}
+    model.blocked.clear()
+    evaluate(model, images(), 8, precision)
+    assert not any(model.blocked)
 
 
 def test_every_image_is_seen_once_an_epoch() -> None:
