@@ -3,10 +3,10 @@
 Everything in one section is timed in turns (A B C, C A B, ...), so that a machine that slows down slows all of them,
 and nobody always comes after the one that leaves caches in the worst state. Times are medians with quartiles.
 
-What a script of one's own would do (the pruning step, the loaders) is done by processes of their own, with PyTorch's
-and the allocator's settings as they come: what one contender leaves in its memory is no gift to the next. Before each
-turn of the pruning step free memory is given back to the system, for a process that prunes once has none to spare.
-Extra memory is the peak of a fresh process above what it held before.
+The pruning step and the epochs are done by processes of their own: what one contender leaves in its memory is no gift
+to the next. They have PyTorch's and the allocator's settings as they come, our epoch those of a run. Before each turn
+of the pruning step free memory is given back to the system, for a process that prunes once has none to spare. Extra
+memory is the peak of a fresh process above what it held before.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ def epoch(images: int, turns: int) -> Section:
     """One epoch of `my`: images held in memory and indexed, and torchvision's FashionMNIST in a DataLoader."""
     with ExitStack() as processes:
         contenders = {
-            "images held in memory": _timed(_our_epoch(_repeated(images))),
+            "images held in memory": processes.enter_context(
+                _served(f"serve_epoch({images})", of_a_run=True)
+            ),
             "DataLoader, no workers": processes.enter_context(_served(f"serve_loader({images}, 0)")),
             "DataLoader, 2 workers": processes.enter_context(_served(f"serve_loader({images}, 2)")),
         }
@@ -289,12 +291,19 @@ def _repeated(images: int) -> data.Dataset:
 
 
 @contextmanager
-def _served(call: str) -> Iterator[Contender]:
-    """What another process does each time it is asked; `call` is of this module."""
+def _served(call: str, *, of_a_run: bool = False) -> Iterator[Contender]:
+    """What another process does each time it is asked, with the settings of a run or as they come.
+
+    `call` is of this module.
+    """
     code = f"from pruning import bench; bench.{call}"
     usual = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=usual, text=True
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=None if of_a_run else usual,
+        text=True,
     ) as process:
         asks, answers = process.stdin, process.stdout
         assert asks is not None and answers is not None
@@ -316,6 +325,12 @@ def _served(call: str) -> Iterator[Contender]:
 def serve_mask(arch: str, contender: str) -> None:
     """Make a mask of a network's weights for every line that comes in; see `_serve`."""
     _serve(MASK_MAKERS[contender](_weights(arch)), before=_give_memory_back)
+
+
+def serve_epoch(images: int) -> None:
+    """Do an epoch as a run does it for every line that comes in; see `_serve`."""
+    machine.prepare(torch.device("cpu"), None, False)
+    _serve(_our_epoch(_repeated(images)))
 
 
 def serve_loader(images: int, workers: int) -> None:
