@@ -35,8 +35,9 @@ from torch.nn.utils import prune as torch_prune
 from pruning import data, machine, models, shrink
 from pruning.layers import prunable
 from pruning.measure import compute
+from pruning.optimizer import SGD
 from pruning.step import choose, prune
-from pruning.training import MOMENTUM, Recipe, TrainingState, train
+from pruning.training import MOMENTUM, Recipe, TrainingState, in_blocks, train
 
 SPARSITY = 0.9
 BATCH = 128
@@ -100,8 +101,8 @@ def pruning_step(arch: str, turns: int, *, memory: bool) -> Section:
 
 
 def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Section:
-    """A step of SGD on a batch of 128: dense, with masks held, and with torch.nn.utils.prune's parametrisation."""
-    inputs = torch.randn(BATCH, *shape).contiguous(memory_format=torch.channels_last)
+    """A run's step on a batch of 128: dense, with masks held, and with torch.nn.utils.prune's parametrisation."""
+    images = torch.randn(BATCH, *shape).contiguous(memory_format=torch.channels_last)
     targets = torch.randint(0, 10, (BATCH,))
 
     def step(prepare: Callable[[nn.Module], Callable[[torch.optim.Optimizer], Any]]) -> Contender:
@@ -109,13 +110,13 @@ def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Secti
         model = models.build(arch, classes=10, shape=shape)
         hold = prepare(model)
         model.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=0.01, momentum=MOMENTUM, nesterov=True, weight_decay=5e-4, fused=True
-        )
+        optimizer = SGD(model.parameters(), lr=0.01, momentum=MOMENTUM, weight_decay=5e-4)
         hold(optimizer)
+        blocked = in_blocks(model, "fp32", images.device)
 
         def action() -> None:
-            optimizer.zero_grad(set_to_none=True)
+            inputs = images.to_mkldnn() if blocked else images
+            optimizer.zero_grad()
             functional.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
 
