@@ -6,6 +6,7 @@ The options of a run are made from the fields of `options.PARTS`; a new field th
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import json
 import os
@@ -131,7 +132,8 @@ def run(
 
 
 def _do(config: RunConfig, console: Console, *, fresh: bool) -> dict[str, Any]:
-    from pruning.experiment import run as experiment
+    with _loading():
+        from pruning.experiment import run as experiment
 
     with _watching(console) as watcher, contextlib.ExitStack() as open_sinks:
         if config.tensorboard:
@@ -140,6 +142,21 @@ def _do(config: RunConfig, console: Console, *, fresh: bool) -> dict[str, Any]:
             curves = open_sinks.enter_context(Curves(config, records.folder_of(config).curves))
             watcher = replace(watcher, sinks=(curves.event,))
         return experiment(config, watcher, fresh=fresh)
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """For imports that bring torch along: none of what they make is garbage, so nobody looks for any in it.
+
+    Python's collector would, several times while they last and once more when the process ends: half a second of every
+    run, most of it between the last line and the prompt.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @dataclass(frozen=True)
@@ -189,7 +206,8 @@ def list_choices(
 @app.command()
 def verify(run: Annotated[Path, typer.Argument(help="Folder of a complete run.")]) -> int:
     """Check a record: load its network and masks afresh, count, evaluate, compare. Exit code 1 if anything differs."""
-    from pruning.verification import verify as checks_of
+    with _loading():
+        from pruning.verification import verify as checks_of
 
     console = Console()
     with _watching(console) as watcher:
@@ -217,8 +235,9 @@ def measure(
     ] = 2.0,
 ) -> None:
     """Time a run's pruned network beside the dense one on this machine; and the shrunk one, if filters are removed."""
-    from pruning.measure import latency
-    from pruning.preparation import networks_to_time, reopen
+    with _loading():
+        from pruning.measure import latency
+        from pruning.preparation import networks_to_time, reopen
 
     console = Console()
     with _watching(console) as watcher:
@@ -239,8 +258,9 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's network to a file, read it back and compare it with the run's on all test images."""
-    from pruning import export as exports
-    from pruning.preparation import reopen
+    with _loading():
+        from pruning import export as exports
+        from pruning.preparation import reopen
 
     console = Console()
     with _watching(console) as watcher:

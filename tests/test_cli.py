@@ -29,6 +29,16 @@ def test_answers_without_importing_torch(arguments: list[str], tmp_path: Path) -
     assert not names & {"torch", "torchvision", "numpy"}
 
 
+def test_what_a_run_imports_is_out_of_the_garbage_collectors_sight_and_the_rest_in_it(tmp_path: Path) -> None:
+    watched = (
+        "import gc, sys; from pruning.cli import app; app(sys.argv[1:], standalone_mode=False);"
+        "print(gc.isenabled(), gc.get_freeze_count() > 50_000, len(gc.get_objects()) < 50_000)"
+    )
+    python = [sys.executable, "-c", watched, *QUICK, "--runs-dir", str(tmp_path)]
+    done = subprocess.run(python, cwd=MAIN.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True True True"
+
+
 def test_help_shows_every_option_of_a_run(cli: Cli) -> None:
     from pruning.config import RunConfig
     from pruning.options import option
