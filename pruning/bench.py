@@ -41,6 +41,7 @@ from pruning.training import MOMENTUM, Recipe, TrainingState, in_blocks, train
 
 SPARSITY = 0.9
 BATCH = 128
+PAUSE = 0.1  # seconds before a process is asked, in which the threads of the one before fall asleep
 EPOCH_IMAGES = 60_000  # as many as Fashion-MNIST has; the bundled images, several times over
 
 Action = Callable[[], Any]
@@ -310,6 +311,7 @@ def _served(call: str, *, of_a_run: bool = False) -> Iterator[Contender]:
         assert asks is not None and answers is not None
 
         def contender() -> float:
+            time.sleep(PAUSE)
             asks.write("again\n")
             asks.flush()
             answer = answers.readline()

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import ceil, floor, inf, sqrt
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy  # comes with torchvision
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 DIRECT = 1 << 13  # scores so few that all of them are collected, without a bracket
@@ -26,6 +27,8 @@ MARGIN = (
 EXPECTED_INSIDE = 64  # room is made for every 64th score; of millions about every 100th is inside the bracket
 LOWEST = torch.finfo(torch.float32).min  # the score of what goes before everything else
 GOLDEN = (sqrt(5) - 1) / 2
+
+Values = Tensor | NDArray[Any]
 
 
 class Source(Protocol):
@@ -147,16 +150,24 @@ class Inside:
     def begin_source(self) -> None:
         self.counts.append(0)
 
-    def add(self, scores: Tensor, which: Tensor, start: int) -> None:
-        """Those of the scores of a slice that `which` says; `start` is where the slice begins in its source."""
-        begin, end = len(self), len(self) + len(which)
+    def add(self, scores: Values, positions: Values) -> None:
+        """Some of the scores of the source that began last, with their positions in it."""
+        begin, end = len(self), len(self) + len(scores)
         if end > len(self._scores):
             self._scores = _grown(self.scores, 2 * end)
             self._positions = _grown(self.positions, 2 * end)
-        self._scores[begin:end] = scores.index_select(0, which)
-        self._positions[begin:end] = which + start
+        _write(scores, self._scores[begin:end])
+        _write(positions, self._positions[begin:end])
         self._length = end
-        self.counts[-1] += len(which)
+        self.counts[-1] += len(scores)
+
+
+def _write(values: Values, place: Tensor) -> None:
+    """Copies; from NumPy to the CPU without torch, which has not begun when NumPy is done with a few numbers."""
+    if isinstance(values, Tensor) or place.device.type != "cpu":
+        place.copy_(torch.as_tensor(values))
+    else:
+        place.numpy()[:] = values
 
 
 def _grown(values: Tensor, room: int) -> Tensor:
@@ -174,26 +185,30 @@ def _split(sources: Sequence[Source], masks: list[Tensor], low: float, high: flo
         inside.begin_source()
         for where, scores in source.slices():
             split = _split_on_cpu if scores.device.type == "cpu" else _split_on_device
-            number, positions = split(scores, low, high, mask[where.start : where.stop])
+            number, found, positions = split(scores, low, high, mask[where.start : where.stop])
             above.append(number)
-            inside.add(scores, positions, where.start)
+            inside.add(found, positions + where.start)
             del scores  # so that those of the next slice are written where these are in the cache
     return total - sum(int(number) for number in above), inside
 
 
-def _split_on_device(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Writes `kept`, where scores are above `low`; how many are, and the positions of those below `high` too."""
+def _split_on_device(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Writes `kept`, where scores are above `low`; how many are, and those below `high` with their positions."""
     torch.gt(scores, low, out=kept)
-    return kept.sum(), (kept & (scores < high)).nonzero().squeeze(1)
+    inside = (kept & (scores < high)).nonzero().squeeze(1)
+    return kept.sum(), scores.index_select(0, inside), inside
 
 
-def _split_on_cpu(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[int, Tensor]:
+def _split_on_cpu(
+    scores: Tensor, low: float, high: float, kept: Tensor
+) -> tuple[int, NDArray[Any], NDArray[Any]]:
     """The same by NumPy, which compares floats into bools several times faster than torch does on CPUs."""
     values, above = scores.numpy(), kept.numpy()
     numpy.greater(values, low, out=above)
     inside = numpy.less(values, high)
     inside &= above
-    return int(numpy.count_nonzero(above)), torch.from_numpy(inside.nonzero()[0])
+    positions = inside.nonzero()[0]
+    return int(numpy.count_nonzero(above)), values[positions], positions
 
 
 def _remove_inside(masks: list[Tensor], inside: Inside, count: int) -> None:
