@@ -37,7 +37,7 @@ from pruning.layers import prunable
 from pruning.measure import compute
 from pruning.optimizer import SGD
 from pruning.step import choose, prune
-from pruning.training import MOMENTUM, Recipe, TrainingState, in_blocks, train
+from pruning.training import MOMENTUM, Recipe, TrainingState, blocks_for, train
 
 SPARSITY = 0.9
 BATCH = 128
@@ -113,12 +113,11 @@ def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Secti
         model.to(memory_format=torch.channels_last)
         optimizer = SGD(model.parameters(), lr=0.01, momentum=MOMENTUM, weight_decay=5e-4)
         hold(optimizer)
-        blocked = in_blocks(model, "fp32", images.device)
+        to_blocks = blocks_for(model, "fp32", images.device)
 
         def action() -> None:
-            inputs = images.to_mkldnn() if blocked else images
             optimizer.zero_grad()
-            functional.cross_entropy(model(inputs), targets).backward()
+            functional.cross_entropy(model(to_blocks(images)), targets).backward()
             optimizer.step()
 
         return _timed(action)

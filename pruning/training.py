@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import platform
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -185,7 +184,7 @@ def train(
     device = next(model.parameters()).device
     in_epoch = batches_an_epoch(data.train, recipe.batch_size, recipe.limit)
     steps = recipe.epochs * in_epoch
-    blocked = in_blocks(model, recipe.precision, device)
+    to_blocks = blocks_for(model, recipe.precision, device)
     while state.epoch < (recipe.epochs if epochs is None else epochs):
         model.train()
         shuffle = torch.Generator().manual_seed(derive_seed(recipe.seed, "shuffle", state.epoch))
@@ -202,8 +201,7 @@ def train(
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate
             seed_everything(derive_seed(recipe.seed, "step", step), device)
-            if blocked:
-                inputs = inputs.to_mkldnn()
+            inputs = to_blocks(inputs)
             with autocast(recipe.precision, device):
                 outputs = model(inputs)
                 value = loss(inputs, outputs, targets)
@@ -226,16 +224,20 @@ def lies_channels_last(model: nn.Module) -> bool:
     return all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
 
 
-def in_blocks(model: nn.Module, precision: str, device: torch.device) -> bool:
-    """Whether images go into training in oneDNN's blocked layout (torch's `mkldnn`): channels padded to whole vectors.
+def blocks_for(model: nn.Module, precision: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What makes of a batch of images the tensor that this network trains with: in general nothing else than they are.
 
-    A network that trains faster like that says so by `takes_blocked = True`, and goes back to ordinary tensors itself
-    before the first operation that has no blocked form. Outside of training it gets ordinary tensors.
+    A network that is faster in oneDNN's blocked layout (torch's `mkldnn`: channels padded to whole vectors) has a
+    method `to_blocks` for it, and goes back to ordinary tensors itself before the first operation that has no blocked
+    form. It is asked where vectors have 16 numbers; with 8 the layout was slower. Outside of training every network
+    gets images as they are.
     """
-    has_blocks = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
-    return (
-        getattr(model, "takes_blocked", False) and has_blocks and device.type == "cpu" and precision == "fp32"
+    long_vectors = (
+        torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
     )
+    if long_vectors and device.type == "cpu" and precision == "fp32" and hasattr(model, "to_blocks"):
+        return cast("Callable[[Tensor], Tensor]", model.to_blocks)
+    return lambda images: images
 
 
 def _log_entry(state: TrainingState, in_epoch: int, learning_rate: float) -> dict[str, Any]:

@@ -134,25 +134,27 @@ def test_ours_trains_every_parameter(name):
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
-def test_what_takes_blocks_gives_the_same_outputs_and_gradients_in_them():
-    """On images of two grey values too, in which many pooled numbers are equal."""
-    taking = [name for name in ARCHITECTURES.names() if hasattr(_declared(name), "takes_blocked")]
-    assert "my" in taking
-    for name in taking:
-        model, (_, shape) = _declared(name), blueprint.blueprint(name)
-        for images in (torch.randn(8, *shape), torch.randint(0, 2, (8, *shape)).float()):
-            found = []
-            for given in (images, images.to_mkldnn()):
-                model.zero_grad()
-                outputs = model(given)
-                F.cross_entropy(outputs, torch.arange(8)).backward()
-                found.append([outputs, *(parameter.grad for parameter in model.parameters())])
-            torch.testing.assert_close(found[1], found[0])
+@pytest.mark.parametrize("shape", [GREY, (3, 28, 28)])
+@pytest.mark.parametrize("number", [8, 7])
+def test_my_gives_the_same_outputs_and_gradients_in_blocks(number, shape):
+    """On images of two values too, in which many pooled numbers are equal."""
+    model = models.build("my", classes=10, shape=shape)
+    for images in (torch.randn(number, *shape), torch.randint(0, 2, (number, *shape)).float()):
+        found = []
+        for given in (images, model.to_blocks(images)):
+            model.zero_grad()
+            outputs = model(given)
+            F.cross_entropy(outputs, torch.arange(number)).backward()
+            found.append([outputs, *(parameter.grad for parameter in model.parameters())])
+        torch.testing.assert_close(found[1], found[0])
 
 
-def _declared(name):
-    torch.manual_seed(0)
-    return models.build(name, classes=10, shape=blueprint.blueprint(name)[1])
+def test_no_logit_of_my_depends_on_the_rows_and_columns_that_it_trains_without():
+    model = models.build("my", classes=10, shape=GREY)
+    images = torch.randn(3, *GREY)
+    changed = images.clone()
+    changed[..., 26:, :] = changed[..., :, 26:] = 7
+    assert torch.equal(model(changed), model(images))
 
 
 def test_my_is_the_teaching_programs_network():
