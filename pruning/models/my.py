@@ -14,22 +14,21 @@ class My(nn.Module):
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 6, 3)
-        self.conv2 = nn.Conv2d(6, 16, 3)
+        self.conv1 = Conv2d(channels, 6, 3)
+        self.conv2 = Conv2d(6, 16, 3)
         self.fc1 = nn.Linear(16 * 5 * 5, 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, channels, 28, 28) -> logits (N, classes)."""
-        hidden = self._convolved_in_blocks(images) if images.is_mkldnn else self._convolved(images)
-        hidden = F.relu(self.fc1(hidden))
-        return self.fc3(F.relu(self.fc2(hidden)))
-
-    def _convolved(self, images: Tensor) -> Tensor:
+        """Images (N, channels, 28, 28), or what `to_blocks` made of them -> logits (N, classes)."""
         # ReLU and max-pooling commute, values and gradients alike; after the pooling ReLU has a quarter of the work.
-        hidden = F.relu(F.max_pool2d(self.conv1(images), 2))
-        return F.relu(F.max_pool2d(self.conv2(hidden), 2)).flatten(1)
+        hidden = F.relu(F.max_pool2d(self.conv1(images), 2, 2))
+        hidden = F.max_pool2d(self.conv2(hidden), 2, 2)
+        if hidden.is_mkldnn:
+            hidden = hidden.to_dense().view(-1, 16, 5, 5)
+        hidden = F.relu(self.fc1(F.relu(hidden).flatten(1)))
+        return self.fc3(F.relu(self.fc2(hidden)))
 
     def to_blocks(self, images: Tensor) -> Tensor:
         """The same images, made to train with faster (see `training.blocks_for`): logits and gradients are the same.
@@ -42,25 +41,22 @@ class My(nn.Module):
             return images
         return images[..., :26, :26].contiguous().view(-1, 2, 26, 26).to_mkldnn()
 
-    def _convolved_in_blocks(self, pairs: Tensor) -> Tensor:
-        hidden = F.relu(F.max_pool2d(_of_pairs(self.conv1, pairs), 2, 2))
-        hidden = F.max_pool2d(_of_pairs(self.conv2, hidden), 2, 2)
-        return F.relu(hidden.to_dense().view(-1, 16 * 5 * 5))
 
+class Conv2d(nn.Conv2d):
+    """Takes what `My.to_blocks` makes, too: of each pair one image has the first half of the channels, one the last."""
 
-def _of_pairs(convolution: nn.Conv2d, pairs: Tensor) -> Tensor:
-    """`convolution` of both images of each pair, of which one has the first half of the channels and one the last.
-
-    The halves it gives are filled up with zeros to a multiple of 8 channels: the gradient of the layer that takes them
-    is faster for whole vectors.
-    """
-    weight, bias = convolution.weight, convolution.bias
-    assert bias is not None
-    half = pairs.shape[1] // 2
-    unused, new = half - weight.shape[1], -len(weight) % 8
-    first = F.pad(weight, (0, 0, 0, 0, 0, half + unused, 0, new))
-    last = F.pad(weight, (0, 0, 0, 0, half, unused, 0, new))
-    return F.conv2d(pairs, torch.cat([first, last]), F.pad(bias, (0, new)).repeat(2))
+    def forward(self, images: Tensor) -> Tensor:
+        if not images.is_mkldnn:
+            return super().forward(images)
+        assert self.bias is not None
+        half = images.shape[1] // 2
+        unused = half - self.in_channels
+        # Channels of zeros fill a half of the outputs up to a multiple of 8, for with whole vectors the gradient of the
+        # layer that takes them is faster.
+        new = -self.out_channels % 8
+        first = F.pad(self.weight, (0, 0, 0, 0, 0, half + unused, 0, new))
+        last = F.pad(self.weight, (0, 0, 0, 0, half, unused, 0, new))
+        return F.conv2d(images, torch.cat([first, last]), F.pad(self.bias, (0, new)).repeat(2))
 
 
 @ARCHITECTURES.register("my", input="1x28x28")
