@@ -148,7 +148,8 @@ class Masks(Mapping[str, Tensor]):
                 "make it from the parameters of the model that was pruned."
             )
         parameters: list[Tensor] = [parameter for parameter, _ in held]
-        factors = tuple(mask.to(parameter.dtype) for parameter, mask in held)
+        # Laid out like the weights, which may have been laid out anew since the masks were made.
+        factors = tuple(torch.empty_like(parameter).copy_(mask) for parameter, mask in held)
 
         @torch.no_grad()
         def zero_removed(*_: Any) -> None:
