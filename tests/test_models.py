@@ -149,6 +149,15 @@ def test_my_gives_the_same_outputs_and_gradients_in_blocks(number, shape):
         torch.testing.assert_close(found[1], found[0])
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
+def test_hooks_on_the_layers_of_my_are_called_in_blocks_too():
+    model, called = models.build("my", classes=10, shape=GREY), []
+    for name, layer in model.named_children():
+        layer.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+    model(model.to_blocks(torch.randn(2, *GREY)))
+    assert called == [name for name, _ in model.named_children()]
+
+
 def test_no_logit_of_my_depends_on_the_rows_and_columns_that_it_trains_without():
     model = models.build("my", classes=10, shape=GREY)
     images = torch.randn(3, *GREY)
