@@ -75,9 +75,7 @@ class TrainingState:
 
     def begin_epoch(self, epoch: int) -> None:
         self.epoch, self.batch, self.seen = epoch, 0, 0
-        self._losses = torch.empty(
-            0, device=self._device
-        )  # of every batch so far, but for those not counted yet
+        self._losses = torch.empty(0, device=self._device)  # of all batches that are counted
         self._correct = torch.zeros((), dtype=torch.int64, device=self._device)
         self._uncounted: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -232,10 +230,8 @@ def blocks_for(model: nn.Module, precision: str, device: torch.device) -> Callab
     form. It is asked where vectors have 16 numbers; with 8 the layout was slower. Outside of training every network
     gets images as they are.
     """
-    long_vectors = (
-        torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
-    )
-    if long_vectors and device.type == "cpu" and precision == "fp32" and hasattr(model, "to_blocks"):
+    has_blocks = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if has_blocks and device.type == "cpu" and precision == "fp32" and hasattr(model, "to_blocks"):
         return cast("Callable[[Tensor], Tensor]", model.to_blocks)
     return lambda images: images
 
