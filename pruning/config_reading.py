@@ -39,13 +39,17 @@ def resolve(options: Mapping[str, Any], file: Path | None = None, *, recorded: b
 
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """`option: saved, asked` for every field in which two identities differ."""
+    """What was saved and what is asked for, of every option and other fact in which they differ."""
     names = sorted(set(saved) | set(asked))
     return [
-        f"{option(name)} was {saved.get(name)!r}, now {asked.get(name)!r}"
+        f"{_told(name)} was {saved.get(name)!r}, now {asked.get(name)!r}"
         for name in names
         if saved.get(name) != asked.get(name)
     ]
+
+
+def _told(name: str) -> str:
+    return option(name) if name in RunConfig.model_fields else name.replace("_", " ")
 
 
 def _left_standing(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +99,7 @@ def _sentence(error: ValidationError, file: Path | None, options: Mapping[str, A
     about = RunConfig.model_fields[name].description or ""
     meaning = about.split(" (default")[0].rstrip(".")
     where = f"{file}: " if file is not None and name not in options else ""
-    return PruningError(
-        f"{where}{option(name)} {first['input']}: {message} ({meaning[0].lower()}{meaning[1:]})."
-    )
+    given = str(first["input"])
+    if not given or not given.isprintable():
+        given = repr(given)
+    return PruningError(f"{where}{option(name)} {given}: {message} ({meaning[0].lower()}{meaning[1:]}).")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pruning.session import Session
 
 HOW_FAR = ("sparsity", "compression", "count", "layer_sparsity", "rounds")
-REVISION = 1  # to be raised whenever a change of the code changes what a round gives
+REVISION = 2  # to be raised whenever a change of the code changes what a round gives
 
 
 def chain_key(config: RunConfig) -> str:

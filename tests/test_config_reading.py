@@ -68,6 +68,13 @@ def test_the_file_is_named_when_its_value_is_wrong(tmp_path: Path) -> None:
         resolve({}, file)
 
 
+@pytest.mark.parametrize("value", ["", "\n", "8\r\n16"])
+def test_a_value_that_cannot_be_seen_or_breaks_the_line_is_quoted(value: str) -> None:
+    with pytest.raises(PruningError) as refused:
+        resolve({"batch_size": value})
+    assert f"--batch-size {value!r}: should be a whole number" in str(refused.value)
+
+
 def test_an_unknown_option_is_answered_with_what_was_meant(tmp_path: Path) -> None:
     with pytest.raises(PruningError, match=r"^Unknown option 'epochz'. Did you mean epochs"):
         resolve({"epochz": 3})
@@ -114,3 +121,9 @@ def test_what_is_written_out_resolves_to_the_same_run(values: dict[str, Any]) ->
 def test_differences_name_the_options() -> None:
     saved, asked = resolve({}).identity(), resolve({"lr": 0.2, "seed": 4}).identity()
     assert differences(saved, asked) == ["--lr was 0.1, now 0.2", "--seed was 0, now 4"]
+
+
+def test_what_is_no_option_is_not_told_as_one() -> None:
+    assert differences({"network_source": "a", "lr": 1}, {"network_source": "b", "lr": 1}) == [
+        "network source was 'a', now 'b'"
+    ]
