@@ -134,19 +134,27 @@ def test_ours_trains_every_parameter(name):
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
-@pytest.mark.parametrize("shape", [GREY, (3, 28, 28)])
-@pytest.mark.parametrize("number", [8, 7])
-def test_my_gives_the_same_outputs_and_gradients_in_blocks(number, shape):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_my_gives_the_same_outputs_and_gradients_in_blocks(layout):
     """On images of two values too, in which many pooled numbers are equal."""
-    model = models.build("my", classes=10, shape=shape)
-    for images in (torch.randn(number, *shape), torch.randint(0, 2, (number, *shape)).float()):
+    model = models.build("my", classes=10, shape=GREY).to(memory_format=layout)
+    for images in (torch.randn(8, *GREY), torch.randint(0, 2, (8, *GREY)).float()):
+        images = images.contiguous(memory_format=layout)
+        blocks = model.to_blocks(images)
+        assert blocks.is_mkldnn
         found = []
-        for given in (images, model.to_blocks(images)):
+        for given in (images, blocks):
             model.zero_grad()
             outputs = model(given)
-            F.cross_entropy(outputs, torch.arange(number)).backward()
+            F.cross_entropy(outputs, torch.arange(8)).backward()
             found.append([outputs, *(parameter.grad for parameter in model.parameters())])
         torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize(("number", "shape"), [(7, GREY), (8, (3, 28, 28))])
+def test_images_that_make_no_pairs_for_my_stay_as_they_are(number, shape):
+    images = torch.randn(number, *shape)
+    assert models.build("my", classes=10, shape=shape).to_blocks(images) is images
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")

@@ -39,24 +39,24 @@ class My(nn.Module):
         """
         if self.conv1.in_channels != 1 or len(images) % 2:
             return images
-        return images[..., :26, :26].contiguous().view(-1, 2, 26, 26).to_mkldnn()
+        return images[..., :26, :26].view(-1, 2, 26, 26).to_mkldnn()
 
 
 class Conv2d(nn.Conv2d):
     """Takes what `My.to_blocks` makes, too: of each pair one image has the first half of the channels, one the last."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        if not images.is_mkldnn:
-            return super().forward(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not inputs.is_mkldnn:
+            return super().forward(inputs)
         assert self.bias is not None
-        half = images.shape[1] // 2
+        half = inputs.shape[1] // 2
         unused = half - self.in_channels
         # Channels of zeros fill a half of the outputs up to a multiple of 8, for with whole vectors the gradient of the
         # layer that takes them is faster.
-        new = -self.out_channels % 8
-        first = F.pad(self.weight, (0, 0, 0, 0, 0, half + unused, 0, new))
-        last = F.pad(self.weight, (0, 0, 0, 0, half, unused, 0, new))
-        return F.conv2d(images, torch.cat([first, last]), F.pad(self.bias, (0, new)).repeat(2))
+        filler = -self.out_channels % 8
+        first = F.pad(self.weight, (0, 0, 0, 0, 0, half + unused, 0, filler))
+        last = F.pad(self.weight, (0, 0, 0, 0, half, unused, 0, filler))
+        return F.conv2d(inputs, torch.cat([first, last]), F.pad(self.bias, (0, filler)).repeat(2))
 
 
 @ARCHITECTURES.register("my", input="1x28x28")
