@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 from pruning.errors import PruningError
 
 if TYPE_CHECKING:
-    from pruning.accumulating import accumulate
-    from pruning.masks import Masks
-    from pruning.step import prune
+    from pruning.core.accumulating import accumulate
+    from pruning.core.masks import Masks
+    from pruning.core.prune import prune
 
 __all__ = ["Masks", "PruningError", "accumulate", "prune"]
 
-_HOMES = {"prune": "pruning.step", "Masks": "pruning.masks", "accumulate": "pruning.accumulating"}
+_HOMES = {
+    "prune": "pruning.core.prune",
+    "Masks": "pruning.core.masks",
+    "accumulate": "pruning.core.accumulating",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 """python -m pruning does what main.py does."""
 
-from pruning.cli import main
+from pruning.cli.app import main
 
 main()

@@ -146,10 +146,10 @@ def _scan(path: Path, module: str) -> list[Entry]:
     return found
 
 
-STRUCTURES = Registry("structure", "pruning.structure")
-SCORES = Registry("score", "pruning.scoring")
-ALLOCATIONS = Registry("allocation", "pruning.allocation")
-SCHEDULES = Registry("schedule", "pruning.scheduling")
-FINETUNINGS = Registry("fine-tuning policy", "pruning.finetuning")
+STRUCTURES = Registry("structure", "pruning.axes.structure")
+SCORES = Registry("score", "pruning.axes.scoring")
+ALLOCATIONS = Registry("allocation", "pruning.axes.allocation")
+SCHEDULES = Registry("schedule", "pruning.axes.scheduling")
+FINETUNINGS = Registry("fine-tuning policy", "pruning.axes.finetuning")
 ARCHITECTURES = Registry("architecture", "pruning.models")
 DATASETS = Registry("data set", "pruning.data")

@@ -140,7 +140,8 @@ def what_it_goes_by(method: str, model: nn.Module, batches: list[tuple[Tensor, T
     from torch.nn import functional
     from torch.optim import SGD
 
-    from pruning import accumulate, methods
+    from pruning import accumulate
+    from pruning.axes import methods
 
     if not methods.accumulates(method):
         return {"batches": batches}

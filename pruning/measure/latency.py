@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from pruning import machine
 from pruning.errors import PruningError
 from pruning.measure.evaluation import Watch, evaluating, images_like
+from pruning.training import machine
 
 LEAST_TURNS, MOST_TURNS, WARM_UP_TURNS = 10, 1000, 5
 

@@ -30,8 +30,8 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from pruning import safe_files
 from pruning.errors import PruningError
+from pruning.utils import safe_files
 
 FORMAT = {"format": "pruning sparse tensors", "version": "1"}
 GAPS = {"gaps8": torch.uint8, "gaps16": torch.uint16, "gaps32": torch.uint32}

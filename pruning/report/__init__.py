@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pruning import safe_files
 from pruning.report import figures, tables
 from pruning.report.checklist import checklist
 from pruning.report.comparison import (
@@ -34,6 +33,7 @@ from pruning.report.comparison import (
 from pruning.report.page import page
 from pruning.report.points import arrange
 from pruning.report.runs import read, without_repeats
+from pruning.utils import safe_files
 
 __all__ = [
     "Comparison",

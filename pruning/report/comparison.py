@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pruning import methods
+from pruning.axes import methods
 from pruning.errors import PruningError
 from pruning.registry import unknown
 from pruning.report.runs import (
@@ -27,7 +27,7 @@ from pruning.report.runs import (
     read,
     without_repeats,
 )
-from pruning.statistics import Interval, Summary, confidence_interval, summarise
+from pruning.utils.statistics import Interval, Summary, confidence_interval, summarise
 
 CONFIDENCE = 0.95
 DATA_AND_NETWORK = ("dataset", "data", "arch")

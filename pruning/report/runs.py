@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pruning import methods, run_files
+from pruning.axes import methods
+from pruning.config.options import AMOUNTS, DENSE_PARTS, Machine, Record
 from pruning.errors import PruningError
-from pruning.options import AMOUNTS, DENSE_PARTS, Machine, Record
+from pruning.experiment import run_files
 
 # What says where and how a run is computed and kept, not what it computes.
 NOT_SETTINGS = {*Record.model_fields, *Machine.model_fields, *AMOUNTS} - {"precision"}

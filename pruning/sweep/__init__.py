@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pruning import safe_files, tensorboard
+from pruning.cli import tensorboard
 from pruning.errors import PruningError
 from pruning.sweep import grid, plan, slots
 from pruning.sweep.plan import Plan, read_shard
 from pruning.sweep.slots import Slots
 from pruning.sweep.work import Board, work
+from pruning.utils import safe_files
 
 __all__ = ["Board", "Plan", "Slots", "prepare", "read_shard", "work"]
 

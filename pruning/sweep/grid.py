@@ -29,12 +29,12 @@ from typing import Any
 
 import yaml
 
-from pruning.config import RunConfig
-from pruning.config_reading import resolve
-from pruning.digests import digest
+from pruning.config.config_reading import resolve
+from pruning.config.run_config import RunConfig
 from pruning.errors import PruningError
 from pruning.registry import unknown
-from pruning.yaml_files import read_yaml
+from pruning.utils.digests import digest
+from pruning.utils.yaml_files import read_yaml
 
 KEYS = ("options", "grid", "exclude", "override")
 MOST_RUNS = 10_000

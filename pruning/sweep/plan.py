@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pruning import data, models, records
-from pruning.config import RunConfig
-from pruning.digests import digest
+from pruning import data, models
+from pruning.config.options import AMOUNTS
+from pruning.config.run_config import RunConfig
 from pruning.errors import PruningError
-from pruning.options import AMOUNTS
+from pruning.experiment import records
+from pruning.experiment.run_files import SweepFiles
+from pruning.experiment.trajectories import chain_key
 from pruning.registry import DATASETS, SCHEDULES
-from pruning.run_files import SweepFiles
 from pruning.sweep.grid import Chosen, words
-from pruning.trajectories import chain_key
+from pruning.utils.digests import digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -179,7 +180,7 @@ def _path(one: Chosen, steps: Sequence[Any]) -> tuple[str, ...]:
 
 def _steps(chosen: Sequence[Chosen]) -> list[Any]:
     """Every run's rounds, found on its network; which is built once for all runs that have the same."""
-    from pruning.preparation import rounds_of
+    from pruning.experiment.preparation import rounds_of
 
     networks: dict[str, tuple[nn.Module, Shape]] = {}
     known: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.config import RunConfig
+from pruning.config.run_config import RunConfig
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning.config import RunConfig
+from pruning.config.run_config import RunConfig
 from pruning.errors import PruningError
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.options import AMOUNTS
-from pruning.statistics import Summary, summarise
+from pruning.config.options import AMOUNTS
 from pruning.sweep.grid import telling
 from pruning.sweep.plan import Run
+from pruning.utils.statistics import Summary, summarise
 
 Key = tuple[str, ...]
 

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
+from pruning.cli.signals import HANDLED
 from pruning.errors import InterruptedRunError
-from pruning.locks import claim, is_held
-from pruning.signals import HANDLED
 from pruning.sweep import progress
 from pruning.sweep.plan import Plan, Run, epochs_each
 from pruning.sweep.progress import Position
 from pruning.sweep.slots import Slots
+from pruning.utils.locks import claim, is_held
 
 TICK = 0.1  # seconds between two looks at the processes
 READING = 1.0  # seconds between two looks at what the runs say

@@ -1,0 +1,1 @@
+"""The paper's axes, one file each: structure, scoring, allocation, scheduling, fine-tuning."""

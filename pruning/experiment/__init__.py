@@ -1,0 +1,1 @@
+"""One run: its algorithm, its state, its files and its record."""

@@ -1,0 +1,1 @@
+"""Files, locks, digests and statistics that know nothing of pruning."""

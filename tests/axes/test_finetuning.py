@@ -1,0 +1,187 @@
+"""Fine-tuning policies: what each starts from, by which recipe and to which loss; to the bit wherever it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Silent, events, outcome, small_mnist
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pruning.axes.finetuning import Situation, distillation
+from pruning.config.config_reading import resolve
+from pruning.config.run_config import RunConfig
+from pruning.errors import InterruptedRunError
+from pruning.experiment.runner import run
+from pruning.registry import FINETUNINGS
+from pruning.training.loop import Recipe, cross_entropy
+
+DENSE = Recipe(10, 8, peak_lr=0.1, base_lr=0.02, weight_decay=5e-4, precision="fp32", seed=1)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+
+def state(seed: int) -> Mapping[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network(seed).state_dict().items()}
+
+
+SITUATION = Situation(
+    recipe=replace(DENSE, epochs=3, peak_lr=0.05, base_lr=None),
+    replay=replace(DENSE, first_epoch=2),
+    network=lambda: network(5),
+    rewound=state(6),
+    dense=state(7),
+    distill_weight=0.25,
+    distill_temperature=3.0,
+)
+
+
+def started(policy: str) -> Mapping[str, Tensor]:
+    model = network(0)
+    start = FINETUNINGS.get(policy)(SITUATION).start
+    if start is not None:
+        start(model)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("policy", "seed"),
+    [("go_on", 0), ("none", 0), ("rewind_lr", 0), ("distill", 0), ("rewind", 6), ("reinit", 5)],
+)
+def test_where_each_policy_starts(policy: str, seed: int) -> None:
+    assert all(torch.equal(value, state(seed)[name]) for name, value in started(policy).items())
+
+
+@pytest.mark.parametrize("policy", FINETUNINGS.names())
+def test_how_long_and_how_fast_each_policy_trains(policy: str) -> None:
+    about = FINETUNINGS.entry(policy).about
+    tuning = FINETUNINGS.get(policy)(SITUATION)
+    expected = SITUATION.replay if about.get("replays") else SITUATION.recipe
+    assert tuning.recipe == (expected if about.get("trains", True) else replace(expected, epochs=0))
+    assert (tuning.loss is cross_entropy) == (policy != "distill")
+    assert about["source"]
+
+
+def test_distillation_by_hand() -> None:
+    """Logits 0, log 3 against 0, 0: the student gives 1/4, 3/4, the teacher halves."""
+    teacher = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(teacher.weight)
+    inputs, outputs = torch.ones(2, 2), torch.tensor([[0.0, 3.0], [0.0, 3.0]]).log().clamp(min=0)
+    targets = torch.tensor([1, 1])
+    divergence = 0.5 * torch.tensor([0.5 / 0.25, 0.5 / 0.75]).log().sum()
+    plain = -torch.tensor(0.75).log()
+    for weight in (0.0, 0.25, 1.0):
+        found = distillation(teacher, weight, 1.0)(inputs, outputs, targets)
+        torch.testing.assert_close(found, (1 - weight) * plain + weight * divergence)
+
+
+def test_temperature_softens_both_and_leaves_the_gradients_scale() -> None:
+    torch.manual_seed(0)
+    teacher, inputs, targets = nn.Linear(4, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    outputs = torch.randn(5, 3, requires_grad=True)
+    taught = (teacher(inputs) / 2).softmax(1)
+    student = (outputs / 2).softmax(1)
+    expected = 4 * (taught * (taught / student).log()).sum(1).mean()
+    found = distillation(teacher, 1.0, 2.0)(inputs, outputs, targets)
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert outputs.grad is not None
+    assert teacher.weight.grad is None
+    torch.testing.assert_close(outputs.grad, 2 * (student - taught).detach() / 5)
+
+
+def test_the_teacher_is_the_dense_network_as_it_is_used() -> None:
+    """In evaluation mode: it sees augmented images, but its own statistics stay."""
+    inputs, targets = torch.randn(6, 4), torch.arange(6) % 3
+    outputs = torch.randn(6, 3)
+    teacher = network(7).eval()
+    soft = (teacher(inputs).detach() / 3).softmax(1)
+    divergence = functional.kl_div((outputs / 3).log_softmax(1), soft, reduction="batchmean")
+    expected = 0.75 * functional.cross_entropy(outputs, targets) + 0.25 * 9 * divergence
+    loss = FINETUNINGS.get("distill")(SITUATION).loss
+    for _ in range(2):
+        torch.testing.assert_close(loss(inputs, outputs, targets), expected)
+
+
+# In a run
+
+
+class Stopping(Silent):
+    """Watches a run, and asks it to stop after so many batches of the fine-tuning in its second round."""
+
+    def __init__(self, after: int | None = None) -> None:
+        self.left = after
+        self.tuning = False
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        self.tuning = event["event"] == "batch" and event.get("round") == 2
+
+    def progress(self, done: int, total: int) -> None:
+        assert 0 <= done <= total
+
+    def check_stop(self) -> None:
+        if self.left is not None and self.tuning:
+            self.left -= 1
+            if self.left == 0:
+                raise InterruptedRunError(15)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    small_mnist(runs / ".images")
+    return runs
+
+
+def config(policy: str, runs: Path, **options: Any) -> RunConfig:
+    training = {"epochs": 3, "batch_size": 50, "rounds": 2, "rewind_epoch": 2, "log_interval": 1}
+    place = {"dataset": "mnist", "data": runs / ".images", "runs_dir": runs, "measure_seconds": 0}
+    epochs = {} if FINETUNINGS.entry(policy).about.get("replays") else {"finetune_epochs": 1}
+    return resolve({**training, **place, **epochs, "finetune": policy, **options})
+
+
+@pytest.mark.parametrize(
+    "policy", [name for name in FINETUNINGS.names() if FINETUNINGS.entry(name).about.get("trains", True)]
+)
+def test_a_run_stopped_in_the_middle_of_its_finetuning_ends_with_the_same_bits(
+    policy: str, runs: Path
+) -> None:
+    whole, stopped = (
+        config(policy, runs, name=f"{policy}-whole"),
+        config(policy, runs, name=f"{policy}-stopped"),
+    )
+    run(whole, Stopping())
+    with pytest.raises(InterruptedRunError):
+        run(stopped, Stopping(after=3))
+    result = run(stopped, Stopping())
+    found, expected = (outcome(runs / str(one.name)) for one in (stopped, whole))
+    assert found == expected
+    assert result["config"]["finetune_epochs"] == 1
+
+
+def test_rewinding_the_learning_rate_takes_the_dense_trainings_course_again(runs: Path) -> None:
+    one = config("rewind_lr", runs, name="course", rewind_epoch=1, rounds=1, max_lr=0.2, seed=3)
+    run(one, Silent())
+    logged = [event for event in events(runs / "course") if event["event"] == "batch"]
+    dense = [(event["epoch"], event["lr"]) for event in logged if event["phase"] == "dense"]
+    again = [(event["epoch"], event["lr"]) for event in logged if event["phase"] == "finetune"]
+    assert again == [(epoch, lr) for epoch, lr in dense if epoch > 1]
+    assert len(again) == 2 * 9  # 450 of 500 images are trained on
+
+
+def test_rewound_weights_are_those_of_the_dense_training(runs: Path) -> None:
+    """Rewound to its end, there is nothing left to train: the dense weights, but for what is removed."""
+    run(config("rewind", runs, name="rewound", rewind_epoch=3, rounds=1), Silent())
+    network = load_file(runs / "rewound/model.safetensors")
+    masks = load_file(runs / "rewound/masks.safetensors")
+    (dense,) = (load_file(file) for file in (runs / ".dense").glob("*/epoch-3.safetensors"))
+    assert all(torch.equal(value, dense[name] * masks.get(name, 1)) for name, value in network.items())

@@ -1,0 +1,185 @@
+"""The command line: help and mistakes answer at once, outputs suit where they go, and exit codes mean something."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import MAIN, Cli, command, environment, only_run, read_result
+
+QUICK = ("--dry-run", "--epochs", "1", "--finetune-epochs", "1", "--rounds", "1", "--measure-seconds", "0")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["list"], ["list", "methods"], ["--epocs", "3"], ["--arch", "mi"], ["--sparsity", "1.5"]],
+)
+def test_answers_without_importing_torch(arguments: list[str], tmp_path: Path) -> None:
+    python = [sys.executable, "-X", "importtime", str(MAIN), *arguments]
+    imported = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True, check=False).stderr
+    names = {
+        line.rpartition("|")[2].strip() for line in imported.splitlines() if line.startswith("import time:")
+    }
+    assert "pruning.cli.app" in names
+    assert not names & {"torch", "torchvision", "numpy"}
+
+
+def test_what_a_run_imports_is_out_of_the_garbage_collectors_sight_and_the_rest_in_it(tmp_path: Path) -> None:
+    watched = (
+        "import gc, sys; from pruning.cli.app import app; app(sys.argv[1:], standalone_mode=False);"
+        "print(gc.isenabled(), gc.get_freeze_count() > 50_000, len(gc.get_objects()) < 50_000)"
+    )
+    python = [sys.executable, "-c", watched, *QUICK, "--runs-dir", str(tmp_path)]
+    done = subprocess.run(python, cwd=MAIN.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True True True"
+
+
+def test_help_shows_every_option_of_a_run(cli: Cli) -> None:
+    from pruning.config.options import option
+    from pruning.config.run_config import RunConfig
+
+    shown = cli("--help", COLUMNS="200").stdout
+    for name in RunConfig.model_fields:
+        assert option(name) in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["--epocs", "3"], "--epochs"),
+        (["--arch", "resnet2O"], "resnet20"),
+        (["--method", "global_magg"], "global_mag"),
+        (["--dataset", "fashion_minni"], "fashion_mini"),
+        (["--schedule", "geometrik"], "geometric"),
+        (["--finetune", "rewindd"], "rewind"),
+        (["--structure", "wieght"], "weight"),
+        (["--device", "cudda"], "cuda"),
+        (["lst"], "list"),
+        (["list", "method"], "methods"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(arguments: list[str], nearest: str, cli: Cli) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert re.search(rf"(Did you mean|Possible options:).*{re.escape(nearest)}", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_list_shows_every_registered_choice(cli: Cli) -> None:
+    from pruning import registry
+    from pruning.axes import methods
+
+    shown = cli("list").stdout
+    for name in [*methods.names(), *registry.ARCHITECTURES.names(), *registry.DATASETS.names()]:
+        assert re.search(rf"^{re.escape(name)} ", shown, re.MULTILINE), name
+
+
+def test_a_method_is_listed_with_its_allocation_score_needs_and_source() -> None:
+    from pruning import registry
+    from pruning.axes import methods
+    from pruning.cli import catalogue
+
+    columns, rows = catalogue.table("methods")
+    listed = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    assert listed.keys() == set(methods.names())
+    for name, told in listed.items():
+        about = registry.SCORES.entry(told["score"]).about
+        assert (told["compared"], told["score"]) == methods.split(name)
+        assert all(need in told["needs"] for need in [*about["needs"], *about.get("accumulates", [])])
+        assert told["source"] == about["source"]
+        assert told["source"]
+
+
+def test_a_switch_shows_no_value_in_the_help(cli: Cli) -> None:
+    for words in ([], ["sweep"], ["bench"]):
+        lines = cli(*words, "--help", COLUMNS="200").stdout.splitlines()
+        assert not [line for line in lines if "<bool>" in line and "--help" not in line]
+
+
+def test_the_teaching_programs_options_are_all_there(cli: Cli, tmp_path: Path) -> None:
+    arguments = (
+        "--epochs 1 --lr 0.05 --max_lr 0.1 --log-interval 10 --arch my --weight-decay 0 --batch-size 64 "
+        "--test-batch-size 500 --seed 3 --no-pretrained --dry-run --save-model --save_path kept.pt --measure-seconds 0"
+    )
+    done = cli(*arguments.split())
+    assert done.returncode == 0, done.stderr
+    config = read_result(only_run(tmp_path / "runs"))["config"]
+    assert (config["max_lr"], config["weight_decay"], config["pretrained"]) == (0.1, 0, False)
+    assert (tmp_path / "kept.pt").exists()
+
+
+def test_a_dry_run_passes_through_everything_and_says_that_it_means_nothing(cli: Cli, tmp_path: Path) -> None:
+    done = cli("--dry-run", "--method", "global_grad")
+    assert done.returncode == 0, done.stderr
+    result = read_result(only_run(tmp_path / "runs"))
+    assert len(result["rounds"]) == 3
+    assert "no number here means anything" in done.stderr
+    assert any("no number here means anything" in warning for warning in result["warnings"])
+
+
+def test_output_to_a_file_is_plain_lines(cli: Cli) -> None:
+    done = cli(*QUICK)
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout + done.stderr)
+    for wanted in ("loss", "validation", "round 1", "dense against pruned", "fc1.weight", "result.json"):
+        assert wanted in done.stdout
+
+
+def _on_a_terminal(arguments: list[str], cwd: Path, **env: str) -> str:
+    """What main.py writes to a terminal of its own."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(TERM="xterm-256color", **env),
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    written = b""
+    while True:
+        try:
+            piece = os.read(controller, 65536)
+        except OSError:  # how a terminal says that its other end is closed
+            break
+        if not piece:
+            break
+        written += piece
+    os.close(controller)
+    assert process.wait(timeout=60) == 0, written.decode()
+    return written.decode()
+
+
+def test_a_terminal_gets_colours_and_a_progress_bar(tmp_path: Path) -> None:
+    written = _on_a_terminal([*QUICK], tmp_path)
+    assert "\x1b[1m" in written
+    assert "whole run" in written
+
+
+def test_no_color_is_obeyed_on_a_terminal(tmp_path: Path) -> None:
+    written = _on_a_terminal([*QUICK], tmp_path, NO_COLOR="1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", written)
+
+
+def test_quiet_prints_warnings_only(cli: Cli) -> None:
+    done = cli(*QUICK, "--quiet", "--method", "layer_mag", "--count", "5000")
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert "conv1.weight has none of its 54 weights left" in done.stderr
+
+
+def test_options_of_a_run_do_not_go_with_other_commands(cli: Cli) -> None:
+    done = cli("--epochs", "1", "list")
+    assert done.returncode == 2
+    assert "list" in done.stderr
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback(tmp_path: Path) -> None:
+    line = f"{' '.join(command('list'))} | head -n 1"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,75 @@
+"""Curves for TensorBoard: which scalars a run's events become, and at which step."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.cli.app import _exit_code
+from pruning.cli.tensorboard import Curves
+from pruning.config.config_reading import resolve
+
+
+def test_the_missing_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert _exit_code(["--tensorboard"]) == 2
+    assert "pip install -e '.[tensorboard]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_curves_run_over_all_batches_and_over_rounds(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = resolve({"epochs": 2, "finetune_epochs": 3, "rounds": 2})
+    batch = {"event": "batch", "batch": 5, "batches": 10, "loss": 0.5, "accuracy": 75.0, "lr": 0.25}
+    evaluation = {"event": "evaluation", "top1": 50.0, "top5": 75.0, "loss": 1.5}
+    last = dict.fromkeys(
+        ("top1", "top5", "loss", "sparsity", "theoretical_speedup", "top1_before_finetune"), 1.0
+    )
+    events: list[dict[str, Any]] = [
+        {"event": "start"},
+        {**batch, "phase": "dense", "epoch": 2},
+        {**evaluation, "what": "training", "split": "validation", "phase": "dense", "epoch": 2},
+        {**evaluation, "what": "dense", "split": "test"},
+        {**batch, "phase": "finetune", "round": 2, "epoch": 1},
+        {**evaluation, "what": "pruned", "split": "test", "round": 2},
+        {"event": "round", "round": 2, "compression_ratio": None, **last},
+    ]
+    with Curves(config, tmp_path / "curves") as curves:
+        for event in events:
+            curves.event({"time": 1.0, **event})
+    read = accumulator.EventAccumulator(str(tmp_path / "curves"))
+    read.Reload()
+    found = {name: [(one.step, one.value) for one in read.Scalars(name)] for name in read.Tags()["scalars"]}
+    assert found["training/loss"] == [
+        (15, 0.5),
+        (55, 0.5),
+    ]  # after 1 and 5 epochs of 10 batches, and 5 batches
+    assert found["training/learning_rate"] == [(15, 0.25), (55, 0.25)]
+    assert found["validation/top1"] == [(20, 50.0)]
+    assert found["rounds/top1"] == [(0, 50.0), (2, 1.0)]
+    assert "rounds/compression_ratio" not in found
+
+
+def test_epochs_of_the_dense_training_done_again_follow_it_without_a_gap(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = resolve({"epochs": 4, "finetune": "rewind_lr", "rewind_epoch": 1, "rounds": 2})
+    batch = {"event": "batch", "batch": 10, "batches": 10, "loss": 0.5, "accuracy": 75.0, "lr": 0.25}
+    with Curves(config, tmp_path / "curves") as curves:
+        for about in ({"epoch": 4}, {"epoch": 2, "round": 1}, {"epoch": 4, "round": 2}):
+            curves.event({"time": 1.0, **batch, **about})
+    read = accumulator.EventAccumulator(str(tmp_path / "curves"))
+    read.Reload()
+    assert [one.step for one in read.Scalars("training/loss")] == [40, 50, 100]
+
+
+def test_no_folder_comes_to_be_before_there_is_a_curve(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with Curves(resolve({}), tmp_path / "curves") as curves:
+        curves.event({"event": "start", "time": 1.0})
+    assert not (tmp_path / "curves").exists()

@@ -1,0 +1,130 @@
+"""Scores of one's own, from a file: named on the command line, listed, and refused in one sentence when they fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Cli, Silent, StopsAt, events, only_run, read_result, small_mnist
+
+from pruning.config.config_reading import resolve
+from pruning.errors import InterruptedRunError, PruningError
+from pruning.experiment import records
+from pruning.experiment.run_files import RunFolder
+from pruning.experiment.runner import run
+from pruning.experiment.verification import verify
+
+OWN = '''
+from pruning.registry import SCORES
+
+
+@SCORES.register("signed", source="mine")
+def signed(weights):
+    """w: negative weights go first"""
+    return weights.value
+'''
+
+
+def test_a_score_of_ones_own_prunes_and_is_listed(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "my_scores.py").write_text(OWN)
+    arguments = (
+        "--epochs",
+        "0",
+        "--finetune",
+        "none",
+        "--rounds",
+        "1",
+        "--sparsity",
+        "0.3",
+        "--measure-seconds",
+        "0",
+    )
+    done = cli(*arguments, "--plugin", "my_scores.py", "--method", "global_signed")
+    assert done.returncode == 0, done.stderr
+    result = read_result(only_run(tmp_path / "runs"))
+    assert result["final"]["sparsity"] == pytest.approx(0.3, abs=1e-4)
+    listed = cli("list", "--plugin", "my_scores.py").stdout
+    for method in ("global_signed", "layer_signed", "erk_signed"):
+        assert f"{method} " in listed
+    assert "w: negative weights go first" in listed
+    assert "mine" in listed
+
+
+def test_another_content_is_another_run(cli: Cli, tmp_path: Path) -> None:
+    arguments = (
+        "--dry-run",
+        "--rounds",
+        "1",
+        "--plugin",
+        "my_scores.py",
+        "--method",
+        "global_signed",
+        "--measure-seconds",
+        "0",
+    )
+    for text in (OWN, OWN.replace("weights.value", "-weights.value")):
+        (tmp_path / "my_scores.py").write_text(text)
+        assert cli(*arguments).returncode == 0
+    assert len([path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "--plugin my_scores.py: cannot be read"),
+        ("def (", "--plugin my_scores.py, line 1: SyntaxError"),
+        ("\n1 / 0", "--plugin my_scores.py, line 2: ZeroDivisionError: division by zero"),
+        ("x = 1", "registers nothing"),
+        (OWN.replace('"signed"', '"mag"'), "there is a score 'mag' already"),
+        (
+            OWN.replace("weights.value", "weights.value.sum()"),
+            "must give a float32 tensor of the weights' shape",
+        ),
+        (
+            OWN.replace('source="mine"', 'needs=["gradients"]'),
+            "need of a score 'gradients'. Did you mean gradient",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    text: str | None, message: str, cli: Cli, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "my_scores.py").write_text(text)
+    done = cli("--dry-run", "--plugin", "my_scores.py", "--method", "global_signed")
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_record_says_which_contents_it_is_of(tmp_path: Path) -> None:
+    """Verified it agrees; with other contents it is neither shown nor verified as if it were of them."""
+    plugin = tmp_path / "my_scores.py"
+    plugin.write_text(OWN)
+    options = {"epochs": 0, "finetune": "none", "rounds": 1, "measure_seconds": 0, "name": "run"}
+    own = {**options, "runs_dir": tmp_path, "plugin": plugin, "method": "global_signed"}
+    run(resolve(own), Silent())
+    folder = RunFolder(tmp_path / "run")
+    assert all(check.agrees for check in verify(folder, Silent()))
+    assert records.finished(resolve(own)) is not None
+    plugin.write_text(OWN.replace("weights.value", "-weights.value"))
+    with pytest.raises(PruningError, match="was done with other contents of --plugin"):
+        records.finished(resolve(own))
+    assert [check.what for check in verify(folder, Silent()) if not check.agrees] == ["files given"]
+
+
+def test_a_run_is_not_resumed_with_other_contents(tmp_path: Path) -> None:
+    plugin = tmp_path / "my_scores.py"
+    plugin.write_text(OWN)
+    images = small_mnist(tmp_path / ".images", train=100, test=20)
+    options = {"dataset": "mnist", "data": images, "epochs": 0, "finetune_epochs": 1, "name": "run"}
+    own = {**options, "measure_seconds": 0, "runs_dir": tmp_path, "plugin": plugin, "method": "global_signed"}
+    stopped = StopsAt(8)
+    with pytest.raises(InterruptedRunError):
+        run(resolve(own), stopped)
+    assert any(event["event"] == "pruning" for event in events(tmp_path / "run"))
+    plugin.write_text(OWN.replace("weights.value", "-weights.value"))
+    with pytest.raises(PruningError, match=r"begun under other conditions: .*plugin"):
+        run(resolve(own), Silent())
+    plugin.write_text(OWN)
+    run(resolve(own), Silent())

@@ -1,0 +1,74 @@
+"""Whether a run is done already: by its options, and by the contents of the files of one's own that it was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Silent, small_mnist
+
+from pruning.config.config_reading import resolve
+from pruning.errors import PruningError
+from pruning.experiment.records import finished
+from pruning.experiment.run_files import RunFolder
+from pruning.experiment.runner import run
+from pruning.experiment.verification import verify
+from pruning.models import build
+from pruning.utils.safe_files import write_network
+
+NET = """
+from torch import nn
+
+
+def make(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.{between}(), nn.Linear(20, classes))
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> dict[str, Any]:
+    """A run of a network of one's own, from weights of one's own."""
+    net, weights = tmp_path / "net.py", tmp_path / "weights.safetensors"
+    net.write_text(NET.format(between="ReLU"))
+    own = f"{net}:make"
+    write_network(weights, build(own, classes=10, shape=(1, 28, 28)).state_dict())
+    images = small_mnist(tmp_path / ".images", train=100, test=20)
+    told = {"dataset": "mnist", "data": images, "arch": own, "weights": weights, "name": "run"}
+    return {**told, "runs_dir": tmp_path, "epochs": 0, "finetune": "none", "rounds": 1, "measure_seconds": 0}
+
+
+def disagreeing(options: dict[str, Any]) -> set[str]:
+    checks = verify(RunFolder(options["runs_dir"] / "run"), Silent())
+    return {check.what for check in checks if not check.agrees}
+
+
+def test_a_finished_run_is_shown_again_while_its_files_are_what_they_were_or_gone(
+    options: dict[str, Any],
+) -> None:
+    run(resolve(options), Silent())
+    assert finished(resolve(options)) is not None
+    assert not disagreeing(options)
+    config = resolve(options)
+    options["weights"].unlink()
+    assert finished(config) is not None
+    assert not disagreeing(options)
+
+
+def test_a_run_of_other_code_or_weights_is_not_taken_for_this_one(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    run(resolve(options), Silent())
+    (tmp_path / "net.py").write_text(NET.format(between="Tanh"))
+    with pytest.raises(PruningError, match=r"other contents of --arch .*net.py:make. Choose another --name"):
+        finished(resolve(options))
+    assert "files given" in disagreeing(options)
+    (tmp_path / "net.py").write_text(NET.format(between="ReLU"))
+    assert finished(resolve(options)) is not None
+    torch.manual_seed(1)
+    other = build(options["arch"], classes=10, shape=(1, 28, 28)).state_dict()
+    write_network(options["weights"], other)
+    with pytest.raises(PruningError, match="other contents of --weights"):
+        finished(resolve(options))
+    assert disagreeing(options) == {"files given"}

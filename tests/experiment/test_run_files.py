@@ -1,0 +1,93 @@
+"""The files of a run: the newest good checkpoint, a log without gaps, a record that is sealed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pruning.errors import PruningError
+from pruning.experiment.run_files import (
+    KEPT_CHECKPOINTS,
+    Checkpoints,
+    EventLog,
+    RunFolder,
+    record_digest,
+    run_folder,
+)
+from pruning.utils.safe_files import write_tensors
+
+
+def test_the_newest_whole_checkpoint_is_loaded(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.load() is None
+    for number in range(4):
+        checkpoints.save({"n": torch.tensor(number)}, {"number": number})
+    assert len(list(tmp_path.glob("*.json"))) == KEPT_CHECKPOINTS
+    tensors, facts = checkpoints.load() or ({}, {})
+    assert (int(tensors["n"]), facts["number"]) == (3, 3)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_a_damaged_checkpoint_is_passed_over(suffix: str, damage: str, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for number in range(2):
+        checkpoints.save({"n": torch.tensor(number)}, {"number": number})
+    newest = max(tmp_path.glob(f"*.{suffix}"))
+    content = newest.read_bytes()
+    if damage == "missing":
+        newest.unlink()
+    elif damage == "truncated":
+        newest.write_bytes(content[:-3])
+    else:
+        newest.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert loaded[1]["number"] == 0
+
+
+def test_a_checkpoint_can_be_saved_after_a_damaged_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"n": torch.tensor(0)}, {"number": 0})
+    max(tmp_path.glob("*.json")).write_text("{")
+    checkpoints.save({"n": torch.tensor(1)}, {"number": 1})
+    assert (checkpoints.load() or ({}, {}))[1]["number"] == 1
+
+
+def test_a_log_is_cut_back_to_where_the_checkpoint_was(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events", 0)
+    log.write({"n": 1})
+    length = log.length
+    log.write({"n": 2})
+    log.close()
+    again = EventLog(tmp_path / "events", length)
+    again.write({"n": 3})
+    again.close()
+    assert [json.loads(line)["n"] for line in (tmp_path / "events").read_text().splitlines()] == [1, 3]
+
+
+def test_nan_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        EventLog(tmp_path / "events", 0).write({"loss": float("nan")})
+
+
+def test_a_damaged_record_is_refused_by_name(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read_result() is None
+    folder.result.write_text('{"schema_version": 1')
+    with pytest.raises(PruningError, match="is damaged"):
+        folder.read_result()
+
+
+def test_the_record_is_sealed_with_digests(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, "run")
+    write_tensors(folder.model, {"w": torch.ones(2)})
+    write_tensors(folder.masks, {"w": torch.ones(2, dtype=torch.bool)})
+    sealed = folder.write_result({"schema_version": 1, "final": {"top1": 80.0}})
+    assert json.loads(folder.result.read_text()) == sealed
+    assert sealed["sha256"]["result.json"] == record_digest(sealed)
+    sealed["final"]["top1"] = 80.1
+    assert sealed["sha256"]["result.json"] != record_digest(sealed)

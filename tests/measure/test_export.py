@@ -1,0 +1,193 @@
+"""Export: each format comes back with the same outputs and accuracy, or there is no file and a reason."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pruning.cli.console import Console
+from pruning.errors import PruningError
+from pruning.measure import export as exporting
+from pruning.measure import shrink
+from pruning.measure.export import FORMATS, Exported, export
+from pruning.models import build
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """A LeNet with a quarter of its filters and nine tenths of its linear weights removed."""
+    torch.manual_seed(0)
+    lenet = build("my", classes=10, shape=(1, 28, 28))
+    shrink.remove(lenet, shrink.Coupled(16, {"conv2": tuple(range(16))}), [0, 4, 8, 12])
+    for layer in (lenet.fc1, lenet.fc2):
+        layer.weight.data.masked_fill_(torch.rand_like(layer.weight) < 0.9, 0)
+    return lenet
+
+
+@pytest.fixture
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    sizes = (100, 5, 3)  # the last batch of a test set is a smaller one
+    return [
+        (
+            torch.randn(size, 1, 28, 28, generator=generator),
+            torch.randint(0, 10, (size,), generator=generator),
+        )
+        for size in sizes
+    ]
+
+
+def needs(to: str) -> None:
+    for package in FORMATS[to].packages:
+        pytest.importorskip(package)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_every_format_comes_back_the_same(
+    to: str, model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    needs(to)
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    path = tmp_path / "new folder" / "network.pt2"
+    done = export(model, to, path, batches)
+    assert (done.to, done.path, done.images) == (to, path, 108)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in before.values())
+    assert 0 < done.bytes == path.stat().st_size < weights + 50_000, "no image is in the file"
+    assert done.difference <= 1e-4
+    correct = sum(int((model.eval()(images).argmax(1) == targets).sum()) for images, targets in batches)
+    assert done.top1 == done.top1_of_file == 100 * correct / 108
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    json.dumps(done.details, allow_nan=False)
+
+
+def test_a_sparse_file_says_what_it_saved_and_measured(
+    model: nn.Module,
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = export(model, "sparse", tmp_path / "sparse", batches)
+    assert done.details["stored_bytes"] == (tmp_path / "sparse").stat().st_size < done.details["dense_bytes"]
+    assert set(done.details["layers"]) == {"fc1", "fc2", "fc3"}
+    assert done.details["measured"]["batches"][0]["networks"]["sparse"]["measured_speedup"] > 0
+    Console().exported(done)
+    said = capsys.readouterr().out
+    assert ("times as fast as with dense tensors" in said) != ("there is no gain in speed" in said)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ((2.0, 3.0, 1.0, 1.9), "2.00 times as fast"),
+        ((2.0, 3.0, 1.0, 2.1), "no gain in speed here beyond the spread"),
+        ((2.0, 3.0, 4.0, 5.0), "no gain in speed here beyond the spread"),
+    ],
+)
+def test_a_gain_within_the_spread_is_none(
+    times: tuple[float, float, float, float], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = {
+        name: {
+            "median_ms": 1.0, "lower_quartile_ms": low, "upper_quartile_ms": high, "images_per_second": 1.0,
+            "measured_speedup": 2.0, "peak_memory_bytes": 1,
+        }
+        for name, low, high in (("dense", *times[:2]), ("sparse", *times[2:]))
+    }  # fmt: skip
+    measured = {
+        "device_name": "a machine", "threads": 1, "dtype": "float32",
+        "batches": [{"batch_size": 1, "networks": networks}],
+    }  # fmt: skip
+    details = {"layers": {}, "measured": measured}
+    Console().exported(Exported("sparse", Path("file"), 1, 1, 0.0, 1.0, 1.0, details))
+    assert said in capsys.readouterr().out
+
+
+def test_a_shrunk_file_says_which_widths_it_has(
+    model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    needs("shrunk")
+    assert export(model, "shrunk", tmp_path / "small", batches).details["widths"]["conv2"] == (16, 12)
+
+
+def test_a_network_without_linear_layers_is_stored_sparse_all_the_same(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    done = export(model, "sparse", tmp_path / "sparse", [(torch.randn(2, 1, 4, 4), torch.zeros(2).long())])
+    assert done.details["layers"] == {}
+
+
+def test_an_unknown_format_names_all(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(PruningError, match=r"Unknown export format 'onxx'. Did you mean onnx\?"):
+        export(model, "onxx", tmp_path / "network", [])
+
+
+def test_no_images_no_export(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(PruningError, match="at least one batch"):
+        export(model, "dense", tmp_path / "network", [])
+
+
+def test_missing_packages_are_named(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name.startswith("onnxr") else find(name)
+    )
+    needed = exporting.FORMATS["onnx"].packages
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    with pytest.raises(PruningError, match=rf"onnx needs {', '.join(missing)}.*pruning\[onnx\]"):
+        export(model, "onnx", tmp_path / "network", [])
+
+
+def test_a_network_that_cannot_be_traced_leaves_no_file(
+    batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(28, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.mean((1, 2))) if float(x.sum()) > 0 else self.layer(x.amax((1, 2)))
+
+    with pytest.raises(PruningError, match="can't be exported to torch-export"):
+        export(Branching(), "torch-export", tmp_path / "network.pt2", batches)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [0.01, float("nan")])
+def test_a_file_that_computes_something_else_is_not_kept(
+    error: float,
+    model: nn.Module,
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write_something_else(model: nn.Module, images: torch.Tensor, path: Path) -> dict[str, str]:
+        other = copy.deepcopy(model)
+        other.fc3.bias.data += error
+        return FORMATS["torch-export"].write(other, images, path) and {}
+
+    wrong = exporting.Format(write_something_else, FORMATS["torch-export"].read)
+    monkeypatch.setitem(FORMATS, "wrong", wrong)
+    with pytest.raises(PruningError, match="computes something else"):
+        export(model, "wrong", tmp_path / "network.pt2", batches)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_must_be_those_of_the_network(
+    model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+) -> None:
+    mask = model.fc1.weight != 0
+    assert export(model, "dense", tmp_path / "network", batches, {"fc1.weight": mask}).images == 108
+    with pytest.raises(PruningError, match=r"fc1.weight has weights that its mask removed"):
+        export(model, "dense", tmp_path / "network", batches, {"fc1.weight": ~mask})
+    with pytest.raises(PruningError, match=r"mask of fc9.weight does not fit"):
+        export(model, "dense", tmp_path / "network", batches, {"fc9.weight": mask})

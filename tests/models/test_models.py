@@ -1,0 +1,590 @@
+"""Networks by name: exact sizes, the names they go by, and one sentence for everything that is none."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pruning import models
+from pruning.errors import PruningError
+from pruning.models import blueprint, from_torchvision, trial
+from pruning.models.known_facts import known_facts
+from pruning.models.mobilenet_v2_cifar import mobilenet_v2_cifar
+from pruning.models.resnet_cifar import option_a
+from pruning.models.vit_tiny_cifar import Attention
+from pruning.models.wide_resnet_cifar import WideResNetCifar
+from pruning.registry import ARCHITECTURES
+
+ROOT = Path(__file__).parents[2]
+GREY = (1, 28, 28)
+COLOUR = (3, 32, 32)
+
+PARAMETERS = {
+    "my": 60_074,
+    "lenet_300_100": 266_610,
+    "lenet5": 431_080,
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet44": 658_586,
+    "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "vgg11_bn_cifar": 9_231_114,
+    "vgg16_bn_cifar": 14_728_266,
+    "vgg19_bn_cifar": 20_040_522,
+    "wrn_22_2": 1_079_642,
+    "wrn_28_10": 36_479_194,
+    "mobilenet_v2_cifar": 2_236_682,
+    "vit_tiny_cifar": 5_362_762,
+}
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def refused(arch: str, **options: object) -> str:
+    """The sentence with which `arch` is refused."""
+    with pytest.raises(PruningError) as caught:
+        models.build(arch, **{"classes": 10, "shape": COLOUR, **options})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def numbers(module: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+# --- names ---
+
+
+def test_names_are_ours_and_torchvisions_own_list_and_none_hides_another():
+    import torchvision
+
+    theirs = torchvision.models.list_models(module=torchvision.models)
+    assert list(from_torchvision.NAMES) == theirs
+    assert not set(theirs) & set(ARCHITECTURES.names())
+    assert models.names() == ARCHITECTURES.names() + theirs
+
+
+def test_names_are_checked_without_importing_torch_or_torchvision():
+    code = """
+import sys
+from pruning import models
+from pruning.errors import PruningError
+models.known("resnet20"); models.known("vit_b_16"); models.known("timm:anything"); models.known("json:loads")
+try:
+    models.known("resnet21")
+except PruningError:
+    assert len(models.names()) > 90
+    assert not {"torch", "torchvision", "timm"} & set(sys.modules)
+    print("answered")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "answered\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("resnet21", "resnet20"), ("efficientnet_bo", "efficientnet_b0"), ("vgg16bn", "vgg16_bn")],
+)
+def test_unknown_name_is_answered_with_the_nearest_of_ours_and_torchvisions(wrong, meant):
+    with pytest.raises(PruningError, match=f"Unknown architecture '{wrong}'. Did you mean .*{meant}"):
+        models.known(wrong)
+
+
+# --- ours ---
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES.names())
+def test_ours_has_exactly_the_parameters_of_the_named_network(name):
+    facts = blueprint.facts(name)
+    assert facts["parameters"] == PARAMETERS[name]
+    assert as_text(facts) == known_facts()[name]
+
+
+def as_text(facts: dict[str, object]) -> dict[str, str]:
+    """Facts as a row of the table that is shipped."""
+    return {key: str(value) for key, value in facts.items()}
+
+
+def test_the_table_of_facts_has_every_name_and_no_other():
+    assert list(known_facts()) == models.names()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES.names())
+def test_ours_follows_the_number_of_classes_and_channels_of_the_input_it_declares(name):
+    _, shape = blueprint.blueprint(name)
+    assert trial.fits(name, (2, *shape[1:]), 7)
+
+
+@pytest.mark.parametrize("name", ["my", "lenet_300_100", "lenet5", "resnet20", "vgg11_bn_cifar", "wrn_22_2"])
+def test_ours_trains_every_parameter(name):
+    _, shape = blueprint.blueprint(name)
+    model = models.build(name, classes=10, shape=shape)
+    F.cross_entropy(model(torch.randn(4, *shape)), torch.arange(4)).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_my_gives_the_same_outputs_and_gradients_in_blocks(layout):
+    """On images of two values too, in which many pooled numbers are equal."""
+    model = models.build("my", classes=10, shape=GREY).to(memory_format=layout)
+    for images in (torch.randn(8, *GREY), torch.randint(0, 2, (8, *GREY)).float()):
+        images = images.contiguous(memory_format=layout)
+        blocks = model.to_blocks(images)
+        assert blocks.is_mkldnn
+        found = []
+        for given in (images, blocks):
+            model.zero_grad()
+            outputs = model(given)
+            F.cross_entropy(outputs, torch.arange(8)).backward()
+            found.append([outputs, *(parameter.grad for parameter in model.parameters())])
+        torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize(("number", "shape"), [(7, GREY), (8, (3, 28, 28))])
+def test_images_that_make_no_pairs_for_my_stay_as_they_are(number, shape):
+    images = torch.randn(number, *shape)
+    assert models.build("my", classes=10, shape=shape).to_blocks(images) is images
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
+def test_hooks_on_the_layers_of_my_are_called_in_blocks_too():
+    model, called = models.build("my", classes=10, shape=GREY), []
+    for name, layer in model.named_children():
+        layer.register_forward_pre_hook(lambda *_, name=name: called.append(name))
+    model(model.to_blocks(torch.randn(2, *GREY)))
+    assert called == [name for name, _ in model.named_children()]
+
+
+def test_no_logit_of_my_depends_on_the_rows_and_columns_that_it_trains_without():
+    model = models.build("my", classes=10, shape=GREY)
+    images = torch.randn(3, *GREY)
+    changed = images.clone()
+    changed[..., 26:, :] = changed[..., :, 26:] = 7
+    assert torch.equal(model(changed), model(images))
+
+
+def test_my_is_the_teaching_programs_network():
+    model = models.build("my", classes=10, shape=GREY)
+    described = [(name, tuple(module.weight.shape)) for name, module in model.named_children()]
+    assert described == [
+        ("conv1", (6, 1, 3, 3)),
+        ("conv2", (16, 6, 3, 3)),
+        ("fc1", (120, 400)),
+        ("fc2", (84, 120)),
+        ("fc3", (10, 84)),
+    ]
+    layers = (nn.ReLU(), nn.MaxPool2d(2))
+    as_told = nn.Sequential(
+        *(model.conv1, *layers, model.conv2, *layers, nn.Flatten()),
+        *(model.fc1, nn.ReLU(), model.fc2, nn.ReLU(), model.fc3),
+    )
+    images = torch.randn(3, *GREY)
+    assert torch.equal(model(images), as_told(images))
+
+
+def test_option_a_takes_every_second_pixel_and_pads_equally_on_both_sides():
+    images = torch.arange(2 * 2 * 4 * 4.0).reshape(2, 2, 4, 4)
+    widened = option_a(images, 4)
+    assert widened.shape == (2, 4, 2, 2)
+    assert torch.equal(widened[0, 1], torch.tensor([[0.0, 2.0], [8.0, 10.0]]))
+    assert torch.equal(widened[:, 1:3], images[:, :, ::2, ::2])
+    assert not widened[:, 0].any() and not widened[:, 3].any()
+
+
+def test_resnet_names_are_those_of_the_published_files():
+    keys = set(models.build("resnet20", classes=10, shape=COLOUR).state_dict())
+    tensors = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
+    convolutions = ["conv1", *(f"{block}.conv{n}" for block in blocks for n in (1, 2))]
+    norms = [name.replace("conv", "bn") for name in convolutions]
+    expected = {f"{name}.weight" for name in convolutions} | {
+        f"{name}.{tensor}" for name in norms for tensor in tensors
+    }
+    assert keys == expected | {"linear.weight", "linear.bias"}
+
+
+def test_resnet_starts_with_he_initialisation():
+    torch.manual_seed(0)
+    model = models.build("resnet20", classes=10, shape=COLOUR)
+    weight = model.layer3[2].conv2.weight  # fan-in 64 * 9
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("depth", "widening", "published"), [(40, 2, 2_243_546), (16, 8, 10_961_370), (28, 10, 36_479_194)]
+)
+def test_wide_resnet_has_the_published_parameters_at_other_sizes_too(depth, widening, published):
+    assert count(blueprint.unallocated(lambda: WideResNetCifar(depth, widening, 10, 3))) == published
+
+
+def test_mobilenet_differs_from_torchvisions_in_two_strides_alone():
+    import torchvision
+
+    ours = mobilenet_v2_cifar(10, 3)
+    theirs = torchvision.models.mobilenet_v2(num_classes=10)
+    mine, other = (
+        [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)] for net in (ours, theirs)
+    )
+    assert [tuple(m.weight.shape) for m in mine] == [tuple(m.weight.shape) for m in other]
+    strides = [(a.stride, b.stride) for a, b in zip(mine, other, strict=True) if isinstance(a, nn.Conv2d)]
+    assert [pair for pair in strides if pair[0] != pair[1]] == [((1, 1), (2, 2))] * 2
+
+
+def test_vit_attention_equals_torchs_multi_head_attention():
+    torch.manual_seed(0)
+    ours, theirs = Attention(), nn.MultiheadAttention(192, 3, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.qkv.weight)
+        theirs.in_proj_bias.copy_(ours.qkv.bias)
+        theirs.out_proj.weight.copy_(ours.projection.weight)
+        theirs.out_proj.bias.copy_(ours.projection.bias)
+    tokens = torch.randn(2, 5, 192)
+    torch.testing.assert_close(ours(tokens), theirs(tokens, tokens, tokens, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("name", ["my", "resnet20", "vit_tiny_cifar", "squeezenet1_1"])
+def test_the_same_seed_builds_the_same_network_and_another_seed_another(name):
+    shape = GREY if name == "my" else COLOUR
+
+    def seeded(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return numbers(models.build(name, classes=10, shape=shape))
+
+    assert torch.equal(seeded(1), seeded(1))
+    assert not torch.equal(seeded(1), seeded(2))
+
+
+def test_counting_leaves_the_random_state_alone():
+    before = torch.random.get_rng_state()
+    blueprint.facts("vit_tiny_cifar")
+    blueprint.facts("vit_b_16")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# --- torchvision's ---
+
+
+@pytest.mark.parametrize("name", ["alexnet", "densenet121", "regnet_y_400mf", "vit_b_16", "swin_t"])
+def test_torchvisions_has_the_parameters_that_torchvision_publishes(name):
+    import torchvision
+
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    facts = blueprint.facts(name)
+    assert (facts["input"], facts["parameters"]) == ("3x224x224", published.meta["num_params"])
+    assert facts["macs"] / 1e9 == pytest.approx(published.meta["_ops"], abs=0.0006)  # published in G, rounded
+    assert as_text(facts) == known_facts()[name]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "densenet121"])
+def test_torchvisions_takes_the_datas_classes_and_channels(name):
+    model = models.build(name, classes=7, shape=(1, 64, 64))
+    assert model.eval()(torch.randn(2, 1, 64, 64)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.filterwarnings("error")
+def test_auxiliary_heads_are_left_out_so_that_training_has_one_output(name):
+    model = models.build(name, classes=10, shape=(1, 96, 96)).train()
+    assert model(torch.randn(2, 1, 96, 96)).shape == (2, 10)
+    assert not [key for key in model.state_dict() if key.lower().startswith("aux")]
+
+
+def put_published(name: str, folder: Path, **options: object) -> nn.Module:
+    """Random weights under the name of torchvision's file; returns the network in it."""
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    model = torchvision.models.get_model(name, **options)
+    (folder / "checkpoints").mkdir()
+    torch.save(model.state_dict(), folder / "checkpoints" / weights.url.rpartition("/")[2])
+    return model
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """An empty torch hub folder, used within the test."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(tmp_path)
+    yield tmp_path
+    torch.hub.set_dir(before)
+
+
+def test_pretrained_is_the_published_network_whole_at_1000_classes(hub):
+    published = put_published("squeezenet1_1", hub)
+    model = models.build("squeezenet1_1", classes=1000, shape=(3, 64, 64), pretrained=True)
+    assert torch.equal(numbers(model), numbers(published))
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("squeezenet1_1", "classifier.1"), ("mobilenet_v3_small", "classifier.3")]
+)
+def test_pretrained_gets_a_new_classifier_for_other_classes_and_keeps_the_rest(hub, name, head):
+    published = put_published(name, hub).state_dict()
+    model = models.build(name, classes=10, shape=(3, 64, 64), pretrained=True).state_dict()
+    changed = {key for key in published if not torch.equal(published[key], model[key])}
+    assert changed == {f"{head}.weight", f"{head}.bias"}
+
+
+def test_pretrained_on_grey_images_answers_as_it_did_to_grey_in_colour(hub):
+    published = put_published("squeezenet1_1", hub).eval()
+    model = models.build("squeezenet1_1", classes=1000, shape=(1, 64, 64), pretrained=True).eval()
+    grey = torch.randn(2, 1, 64, 64)
+    torch.testing.assert_close(model(grey), published(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+
+
+def test_pretrained_googlenet_loses_the_auxiliary_heads_of_its_file(hub):
+    put_published("googlenet", hub, aux_logits=True, init_weights=False)
+    model = models.build("googlenet", classes=10, shape=(3, 64, 64), pretrained=True).train()
+    assert model.transform_input  # its published weights want images normalised in their own way
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 10)
+
+
+def test_pretrained_without_a_network_says_which_file_to_put_where(hub, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    message = refused("resnet18", pretrained=True)
+    assert "resnet18-f37072fd.pth" in message and str(hub / "checkpoints") in message
+    assert not list((hub / "checkpoints").iterdir())
+
+
+def test_pretrained_refuses_a_file_that_is_not_the_published_one(hub):
+    put_published("squeezenet1_0", hub)
+    for path in (hub / "checkpoints").iterdir():
+        path.rename(path.with_name("resnet18-f37072fd.pth"))
+    assert "does not hold torchvision's weights of resnet18" in refused("resnet18", pretrained=True)
+
+
+def test_every_torchvision_file_name_ends_in_the_start_of_its_hash():
+    import torchvision
+
+    for name in from_torchvision.NAMES:
+        url = torchvision.models.get_model_weights(name).DEFAULT.url
+        digest = Path(url).stem.rpartition("-")[2]
+        assert len(digest) >= 8 and int(digest, 16) >= 0, url
+
+
+def test_pretrained_is_refused_where_nothing_was_published():
+    assert "no published weights of resnet20" in refused("resnet20", pretrained=True)
+    assert "choose one" in refused("resnet18", pretrained=True, weights=Path("some.pt"))
+
+
+def test_timm_is_an_extra():
+    try:
+        import timm  # noqa: F401
+    except ModuleNotFoundError:
+        assert "pip install 'pruning[timm]'" in refused("timm:resnet18")
+    else:
+        assert "did you mean resnet18" in refused("timm:resnet1")
+        model = models.build("timm:resnet18", classes=7, shape=(1, 64, 64))
+        assert model.eval()(torch.randn(2, 1, 64, 64)).shape == (2, 7)
+
+
+# --- the trial before training ---
+
+
+def test_a_network_that_cannot_take_the_images_is_refused_with_those_that_can():
+    message = refused("my")
+    assert message.startswith("my cannot take 3x32x32 images")
+    fitting = message.partition("architectures that fit: ")[2].rstrip(".").split(", ")
+    assert fitting == [
+        name for name in ARCHITECTURES.names() if name not in ("my", "lenet_300_100", "lenet5")
+    ]
+
+
+def test_images_that_none_of_ours_can_take_are_said_to_be_so():
+    assert "no architecture of ours takes them" in refused("squeezenet1_1", shape=(3, 0, 0))
+
+
+class Noisy(nn.Module):
+    """Counts its calls in a buffer and draws random numbers, in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+        self.norm = nn.BatchNorm1d(2).eval()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.norm(self.fc(images.flatten(1))) + torch.randn(2)
+
+
+def test_the_trial_leaves_modes_buffers_gradients_and_random_state_as_they_were():
+    model = Noisy()
+    before, state = (
+        torch.random.get_rng_state(),
+        {key: value.clone() for key, value in model.state_dict().items()},
+    )
+    trial.check(model, (1, 2, 2), 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert (model.training, model.fc.training, model.norm.training) == (True, True, False)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_batch_that_a_norm_does_not_take_is_refused_and_leaves_no_mark():
+    model = Noisy()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    trial.check_training(model, (1, 2, 2), 2, "noisy")
+    with pytest.raises(
+        PruningError, match=r"noisy cannot be trained on a batch of 1 image \(Expected more than 1"
+    ):
+        trial.check_training(model, (1, 2, 2), 1, "noisy")
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert (model.training, model.norm.training) == (True, False)
+
+
+def test_the_trial_names_a_network_by_its_class_when_it_has_no_other_name():
+    with pytest.raises(PruningError, match="Noisy returns 2x2 values for 2 images of 3 classes, not 2x3"):
+        trial.check(Noisy(), (1, 2, 2), 3)
+
+
+# --- the user's own ---
+
+NET = """
+from torch import nn
+
+def small(num_classes, in_channels=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 32 * 32, num_classes))
+
+def other_words(*, classes, channels):
+    return small(classes, channels)
+
+def fixed():
+    return small(10)
+
+def thousand():
+    return small(1000)
+
+def keywords(**options):
+    return small(10)
+
+def pair(classes):
+    class Pair(nn.Module):
+        def forward(self, images):
+            return images, images
+    return Pair()
+
+class Net(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(3 * 32 * 32, classes))
+
+def needs_depth(depth):
+    return small(10)
+
+def number():
+    return 7
+
+def fails():
+    raise ValueError("no luck\\ntoday")
+
+def leaves():
+    raise SystemExit(3)
+
+def lazy(classes):
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(classes))
+
+instance = small(10)
+LIMIT = 3
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    return path
+
+
+@pytest.mark.parametrize("factory", ["small", "other_words", "fixed", "keywords", "Net", "lazy"])
+def test_a_factory_in_a_file_is_given_what_its_signature_names(net, factory):
+    model = models.build(f"{net}:{factory}", classes=10, shape=COLOUR)
+    assert model(torch.randn(2, *COLOUR)).shape == (2, 10)
+
+
+def test_a_factory_follows_the_data(net):
+    model = models.build(f"{net}:other_words", classes=7, shape=(1, 32, 32))
+    assert model(torch.randn(2, 1, 32, 32)).shape == (2, 7)
+
+
+def test_a_factory_of_an_importable_module(net, monkeypatch):
+    (net.parent / "nets_of_mine").mkdir()
+    (net.parent / "nets_of_mine" / "__init__.py").touch()
+    net.rename(net.parent / "nets_of_mine" / "one.py")
+    monkeypatch.syspath_prepend(net.parent)
+    assert count(models.build("nets_of_mine.one:small", classes=10, shape=COLOUR)) == 30_730
+    assert "small" in refused("nets_of_mine.one:smal")
+    assert "no module nets_of_mine.two" in refused("nets_of_mine.two:small")
+
+
+def test_a_file_may_import_its_neighbours_and_the_path_is_left_as_it_was(net):
+    (net.parent / "beside.py").write_text("from net import small\ndef made(): return small(10)\n")
+    before = list(sys.path)
+    assert count(models.build(f"{net.parent / 'beside.py'}:made", classes=10, shape=COLOUR)) == 30_730
+    assert sys.path == before
+
+
+def test_a_changed_file_is_read_anew(net):
+    models.build(f"{net}:fixed", classes=10, shape=COLOUR)
+    net.write_text(NET.replace("return small(10)", "return small(10).append(nn.ReLU())", 1))
+    assert len(models.build(f"{net}:fixed", classes=10, shape=COLOUR)) == 3
+
+
+@pytest.mark.parametrize(
+    ("factory", "sentence"),
+    [
+        ("smal", "Unknown function of .*net.py 'smal'. Did you mean small"),
+        ("LIMIT", "is of type int, not a function"),
+        ("instance", "is of type Sequential, not a function"),
+        ("number", "returned int, not a torch.nn.Module"),
+        ("fails", r"failed: ValueError: no luck today \(line 36\)"),
+        ("leaves", "failed: SystemExit: 3"),
+        ("needs_depth", "missing 1 required positional argument: 'depth'"),
+        ("thousand", "returns 2x1000 values for 2 images of 10 classes, not 2x10"),
+        ("pair", "returns a tuple, not one tensor with 10 logits"),
+        ("", "does not say which function makes the network"),
+    ],
+)
+def test_what_is_wrong_with_a_factory_is_one_sentence(net, factory, sentence):
+    assert re.search(sentence, refused(f"{net}:{factory}"))
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (b"def net(:\n", "syntax error in line 1 of broken.py"),
+        (b"\nimport no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library' (line 2)"),
+        (b"raise SystemExit\n", "SystemExit"),
+        (b"\x00\x80\xff", "cannot be loaded"),
+        (b"", "Known: none"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, source, sentence):
+    path = tmp_path / "broken.py"
+    path.write_bytes(source)
+    assert sentence in refused(f"{path}:net")
+
+
+@pytest.mark.parametrize(
+    ("arch", "sentence"),
+    [
+        ("nowhere/net.py:small", "There is no file nowhere/net.py"),
+        ("nowhere/net.py", "does not say which function"),
+        (":small", "does not say which function"),
+        ("no_such_package.net:small", "no_such_package"),
+        ("../net:small", "cannot be imported"),
+    ],
+)
+def test_a_path_to_nothing_is_refused_at_once(arch, sentence):
+    with pytest.raises(PruningError, match=sentence):
+        models.known(arch)

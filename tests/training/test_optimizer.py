@@ -1,0 +1,98 @@
+"""The optimizer: torch.optim.SGD's numbers, to the bit, and the hooks that the rest of the program goes by."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from pruning.training.optimizer import SGD
+
+HYPERPARAMETERS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+
+
+def parameters(*types: torch.dtype) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 3), (7,), (4, 2, 3, 3)]
+    return [
+        nn.Parameter(torch.randn(shape, generator=generator).to(kind)) for kind in types for shape in shapes
+    ]
+
+
+def give_gradients(seed: int, *of: list[nn.Parameter], without: int | None = None) -> None:
+    """The same random gradients to each list, but none to the parameter at `without`."""
+    for every in of:
+        generator = torch.Generator().manual_seed(seed)
+        for index, parameter in enumerate(every):
+            gradient = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            parameter.grad = None if index == without else gradient
+
+
+@pytest.mark.parametrize("types", [(torch.float32,), (torch.float32, torch.float64)], ids=str)
+def test_steps_are_those_of_torchs_own_to_the_bit(types: tuple[torch.dtype, ...]) -> None:
+    ours, theirs = parameters(*types), parameters(*types)
+    optimizer = SGD(ours, **HYPERPARAMETERS)
+    torchs = torch.optim.SGD(theirs, **HYPERPARAMETERS, nesterov=True, fused=True)
+    for step in range(5):
+        give_gradients(step, ours, theirs)
+        for group in (*optimizer.param_groups, *torchs.param_groups):
+            group["lr"] = 0.1 / (step + 1)
+        optimizer.step()
+        torchs.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_parameter_without_a_gradient_stays_as_it_is_and_the_others_move() -> None:
+    ours = parameters(torch.float32)
+    before = [parameter.detach().clone() for parameter in ours]
+    optimizer = SGD(ours, **HYPERPARAMETERS)
+    give_gradients(0, ours, without=1)
+    optimizer.step()
+    assert [torch.equal(a, b) for a, b in zip(ours, before, strict=True)] == [False, True, False]
+    optimizer.zero_grad()
+    optimizer.step()  # nobody has one
+    assert all(parameter.grad is None for parameter in ours)
+
+
+def test_steps_go_on_from_momenta_that_were_put_in_place() -> None:
+    whole, halves = parameters(torch.float32), parameters(torch.float32)
+    first, optimizer = SGD(whole, **HYPERPARAMETERS), SGD(halves, **HYPERPARAMETERS)
+    for step in range(4):
+        give_gradients(step, whole, halves)
+        first.step()
+        optimizer.step()
+        if step == 1:
+            kept = [momentum.clone() for momentum in optimizer.momenta()]
+            optimizer = SGD(halves, **HYPERPARAMETERS)
+            assert not any(momentum.any() for momentum in optimizer.momenta())
+            for momentum, old in zip(optimizer.momenta(), kept, strict=True):
+                momentum.copy_(old)
+    assert all(torch.equal(a, b) for a, b in zip(whole, halves, strict=True))
+
+
+def test_hooks_are_called_around_every_step_those_of_all_optimizers_too() -> None:
+    ours = parameters(torch.float32)
+    optimizer = SGD(ours, **HYPERPARAMETERS)
+    before = ours[0].detach().clone()
+    called: list[tuple[str, bool]] = []
+
+    def hook(name: str) -> object:
+        return lambda stepped, *_: called.append(
+            (name, stepped is optimizer and torch.equal(ours[0], before))
+        )
+
+    handles = [
+        register_optimizer_step_pre_hook(hook("all, before")),
+        optimizer.register_step_pre_hook(hook("before")),
+        optimizer.register_step_post_hook(hook("after")),
+        register_optimizer_step_post_hook(hook("all, after")),
+    ]
+    try:
+        give_gradients(0, ours)
+        optimizer.step()
+    finally:
+        for handle in handles:
+            handle.remove()
+    optimizer.step()
+    assert called == [("all, before", True), ("before", True), ("after", False), ("all, after", False)]
