@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pruning.errors import PruningError
 
 if TYPE_CHECKING:
-    from pruning.core.accumulating import accumulate
+    from pruning.core.accumulation import accumulate
     from pruning.core.masks import Masks
     from pruning.core.prune import prune
 
@@ -21,7 +21,7 @@ __all__ = ["Masks", "PruningError", "accumulate", "prune"]
 _HOMES = {
     "prune": "pruning.core.prune",
     "Masks": "pruning.core.masks",
-    "accumulate": "pruning.core.accumulating",
+    "accumulate": "pruning.core.accumulation",
 }
 
 

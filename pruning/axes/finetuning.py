@@ -1,16 +1,16 @@
-"""Axis 4, fine-tuning: how training goes on after a pruning, if it does.
+"""Axis 4, fine-tuning: how training continues after a pruning.
 
-A policy is a function ``(situation) -> Tuning`` that says from which weights, by which recipe and to which loss a round
-trains; the masks are applied again after it has put its weights in place, and held throughout. It is asked anew when a
-run is resumed in the middle of a training, so that it must not depend on anything but its situation.
+A policy is a function ``(context) -> FinetunePlan``. The plan names the weights to start from, the training recipe and
+the loss of one round. The masks are applied again after the policy has replaced weights, and held throughout. A policy
+is called again when a run resumes in the middle of a round, so it must depend on nothing but its context.
 
 It is registered with ``source`` and, where that is so, with
 
 - ``trains=False``: nothing is trained;
 - ``replays=True``: it trains by the dense recipe from --rewind-epoch to its end, not by --finetune-epochs and
   --finetune-lr;
-- ``rewinds=True``: it needs `Situation.rewound`;
-- ``teaches=True``: it needs `Situation.dense`.
+- ``needs_rewind_state=True``: it needs `FinetuneContext.rewound`;
+- ``needs_teacher=True``: it needs `FinetuneContext.dense`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Situation:
+class FinetuneContext:
     """What a policy can make use of in one round.
 
     recipe: as --finetune-epochs and --finetune-lr say; `replay` for policies registered with replays=True.
     replay: the dense training's, from --rewind-epoch to its end, with another order of the images.
     network: makes a network of the same architecture, on the device, with weights drawn anew (for this round, by seed).
-    rewound: the dense network's state after --rewind-epoch; None unless the policy is registered with rewinds=True.
-    dense: the dense network's state at the end of its training; None unless registered with teaches=True.
+    rewound: the dense network's state after --rewind-epoch; None unless registered with
+        needs_rewind_state=True.
+    dense: the dense network's state at the end of its training; None unless registered with needs_teacher=True.
     distill_weight, distill_temperature: the options of these names.
     """
 
@@ -50,7 +51,7 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class FinetunePlan:
     """How a round trains: `start` puts other weights in place, in a network just pruned; None if it keeps its own."""
 
     recipe: Recipe
@@ -59,60 +60,60 @@ class Tuning:
 
 
 @FINETUNINGS.register("go_on", source="Han et al. 2015, arXiv 1506.02626")
-def go_on(situation: Situation) -> Tuning:
+def go_on(situation: FinetuneContext) -> FinetunePlan:
     """Train on from the weights as they are"""
-    return Tuning(situation.recipe)
+    return FinetunePlan(situation.recipe)
 
 
 @FINETUNINGS.register("none", trains=False, source="LeCun et al. 1990")
-def none(situation: Situation) -> Tuning:
+def none(situation: FinetuneContext) -> FinetunePlan:
     """No training after pruning"""
-    return Tuning(replace(situation.recipe, epochs=0))
+    return FinetunePlan(replace(situation.recipe, epochs=0))
 
 
 @FINETUNINGS.register(
     "rewind",
     replays=True,
-    rewinds=True,
+    needs_rewind_state=True,
     source="Frankle et al. 2020, arXiv 1912.05671; Renda et al. 2020, arXiv 2003.02389",
 )
-def rewind_weights(situation: Situation) -> Tuning:
+def rewind_weights(situation: FinetuneContext) -> FinetunePlan:
     """Kept weights and learning rate go back to --rewind-epoch, and the dense training is done again from there
 
     Of the optimizer nothing goes back: momentum begins at zero, as in every round.
     """
     rewound = situation.rewound
-    assert rewound is not None, "registered with rewinds=True"
-    return Tuning(situation.replay, start=lambda model: model.load_state_dict(rewound))
+    assert rewound is not None, "registered with needs_rewind_state=True"
+    return FinetunePlan(situation.replay, start=lambda model: model.load_state_dict(rewound))
 
 
 @FINETUNINGS.register("rewind_lr", replays=True, source="Renda et al. 2020, arXiv 2003.02389")
-def rewind_learning_rate(situation: Situation) -> Tuning:
+def rewind_learning_rate(situation: FinetuneContext) -> FinetunePlan:
     """Weights stay; the learning rate goes back to --rewind-epoch and takes the dense training's course again"""
-    return Tuning(situation.replay)
+    return FinetunePlan(situation.replay)
 
 
 @FINETUNINGS.register(
     "reinit", source="Frankle and Carbin 2019, arXiv 1803.03635; Liu et al. 2019, arXiv 1810.05270"
 )
-def reinitialise(situation: Situation) -> Tuning:
+def reinitialise(situation: FinetuneContext) -> FinetunePlan:
     """A control: everything that is left is drawn anew, as if the pruned network had never been trained
 
     By the architecture's own initialisation, batch-norm statistics included; each round draws others.
     """
-    return Tuning(
+    return FinetunePlan(
         situation.recipe, start=lambda model: model.load_state_dict(situation.network().state_dict())
     )
 
 
-@FINETUNINGS.register("distill", teaches=True, source="Hinton et al. 2015, arXiv 1503.02531")
-def distill(situation: Situation) -> Tuning:
+@FINETUNINGS.register("distill", needs_teacher=True, source="Hinton et al. 2015, arXiv 1503.02531")
+def distill(situation: FinetuneContext) -> FinetunePlan:
     """Train on with the dense network as teacher, by --distill-weight and --distill-temperature"""
-    assert situation.dense is not None, "registered with teaches=True"
+    assert situation.dense is not None, "registered with needs_teacher=True"
     teacher = situation.network().eval().requires_grad_(False)
     teacher.load_state_dict(situation.dense)
     loss = distillation(teacher, situation.distill_weight, situation.distill_temperature)
-    return Tuning(situation.recipe, loss=loss)
+    return FinetunePlan(situation.recipe, loss=loss)
 
 
 def distillation(teacher: nn.Module, weight: float, temperature: float) -> TrainingLoss:

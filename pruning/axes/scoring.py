@@ -11,7 +11,7 @@ the more worth keeping. It is registered with
 and, where that is so, with
 
 - ``zero_is_lowest=True``: exactly the weights that are zero have the lowest score there can be;
-- ``over_group``: what the scores of weights that are removed together come to: "mean" (unless said otherwise),
+- ``group_reduction``: what the scores of weights that are removed together come to: "mean" (unless said otherwise),
   "root mean square" (the L2 norm, for groups of equal size) or "first" (one draw for all of them);
 - ``accumulates``: what has to be added up over the training since the last pruning, by name ("movement");
 - ``allocation``: the only one that the score goes with; the method then has the score's own name;
@@ -81,7 +81,7 @@ class Weights:
     needs=[],
     elementwise=True,
     zero_is_lowest=True,
-    over_group="root mean square",
+    group_reduction="root mean square",
     source="Janowsky 1989; Han et al. 2015; for filters the L2 norm",
 )
 def magnitude(weights: Weights) -> Tensor:
@@ -234,7 +234,7 @@ def activation_weighted(weights: Weights) -> Tensor:
     "wanda",
     needs=["input norm"],
     elementwise=True,
-    over_group="root mean square",
+    group_reduction="root mean square",
     source="Sun et al. 2024, arXiv 2306.11695, eq. 1",
 )
 def weight_and_activation(weights: Weights) -> Tensor:
@@ -302,7 +302,7 @@ def layer_adaptive_magnitude(weights: Weights) -> Tensor:
 
 
 @SCORES.register(
-    "random", needs=[], elementwise=True, over_group="first", source="Blalock et al. 2020, section 7.2"
+    "random", needs=[], elementwise=True, group_reduction="first", source="Blalock et al. 2020, section 7.2"
 )
 def random(weights: Weights) -> Tensor:
     """None: each weight is drawn independently

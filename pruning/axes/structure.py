@@ -1,18 +1,18 @@
-"""Axis 1: what is removed together.
+"""Axis 1: which weights are removed together.
 
-A structure is a function ``(layer) -> Tile``: a box of the layer's weight tensor, with which the tensor is tiled. All
-weights of a tile go or stay together, by their scores taken together (see `scoring`, ``over_group``); or else, where a
-tile says how many weights it keeps, every tile keeps that many of its own. A tile of one weight is
-the plain sparse case.
+A structure is a function ``(layer) -> BlockShape``: the shape of the blocks that tile a layer's weight tensor. All
+weights of a block are kept or removed together, by one score for the block (``group_reduction`` in `scoring`). If the
+block shape has `keep`, every block keeps that many of its weights instead (N:M). Blocks of one weight are unstructured
+sparsity.
 
 It is registered with ``source`` and, where that is so, with
 
-- ``pattern`` and ``example``: numbers that it takes in its name (see `registry`);
-- ``coupled=True``: tiles are filters, and the filters of all layers that make one channel are one group;
-- ``allocations``: the only ones that it goes with, and ``reason``, why;
-- ``fixed_sparsity=True``: the tiles alone say how much is removed.
+- ``pattern`` and ``example``: numbers in its name (see `registry`);
+- ``coupled=True``: blocks are filters, and the filters of all layers that write one channel form one group;
+- ``allocations``: the only allocations that it works with, and ``reason``, why;
+- ``fixed_sparsity=True``: the structure alone determines the sparsity.
 
-A layer that it does not fit is refused with a PruningError that holds the reason only. No torch in here.
+For a layer that it does not fit, it raises a PruningError that holds the reason only. No torch in this file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pruning.errors import PruningError
 from pruning.registry import STRUCTURES
 
 
-class LayerLike(Protocol):
+class LayerInfo(Protocol):
     """What a structure looks at: `shape` is that of the weight; `type` the class name of the module that holds it."""
 
     @property
@@ -37,7 +37,7 @@ class LayerLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Tile:
+class BlockShape:
     """`sizes`: how long a tile is in each dimension of the weight; `keep`: how many weights each keeps, if it says."""
 
     sizes: tuple[int, ...]
@@ -45,31 +45,31 @@ class Tile:
 
 
 @STRUCTURES.register("weight", source="LeCun et al. 1990")
-def weight(layer: LayerLike) -> Tile:
+def weight(layer: LayerInfo) -> BlockShape:
     """Single weights, wherever they lie: a sparse network"""
-    return Tile((1,) * len(layer.shape))
+    return BlockShape((1,) * len(layer.shape))
 
 
 @STRUCTURES.register("filter", coupled=True, source="Li et al. 2017, arXiv 1608.08710; Fang et al. 2023")
-def filters(layer: LayerLike) -> Tile:
+def filters(layer: LayerInfo) -> BlockShape:
     """Whole filters (of linear layers: neurons), with bias and normalisation; those that make one channel as one"""
     if layer.kind not in ("conv", "linear"):
         raise PruningError(f"what its rows compute is not a channel of the network: it is {layer.kind}")
     output = output_dimension(layer)
-    return Tile(tuple(1 if i == output else size for i, size in enumerate(layer.shape)))
+    return BlockShape(tuple(1 if i == output else size for i, size in enumerate(layer.shape)))
 
 
 @STRUCTURES.register(
     "block", pattern=r"block([1-9]\d*)x([1-9]\d*)", example="block4x4", source="Gray et al. 2017"
 )
-def block(outputs: int, inputs: int, layer: LayerLike) -> Tile:
+def block(outputs: int, inputs: int, layer: LayerInfo) -> BlockShape:
     """Blocks of so many outputs x inputs, as block4x4; in convolutions at each place of the kernel"""
     sizes = [1] * len(layer.shape)
     wanted = {output_dimension(layer): (outputs, "outputs"), input_dimension(layer): (inputs, "inputs")}
     for dimension, (size, what) in wanted.items():
         _divides(layer.shape[dimension], size, what)
         sizes[dimension] = size
-    return Tile(tuple(sizes))
+    return BlockShape(tuple(sizes))
 
 
 @STRUCTURES.register(
@@ -81,13 +81,13 @@ def block(outputs: int, inputs: int, layer: LayerLike) -> Tile:
     reason="scores are compared within each M weights only, and every layer loses the same fraction",
     source="Zhou et al. 2021, arXiv 2102.04010; Mishra et al. 2021",
 )
-def n_of_m(n: int, m: int, layer: LayerLike) -> Tile:
+def n_of_m(n: int, m: int, layer: LayerInfo) -> BlockShape:
     """Of every M weights along the inputs N are kept, as 2:4; in convolutions along the input channels"""
     sparsity_of_n_of_m(n, m)
     sizes = [1] * len(layer.shape)
     _divides(layer.shape[input_dimension(layer)], m, "inputs")
     sizes[input_dimension(layer)] = m
-    return Tile(tuple(sizes), keep=n)
+    return BlockShape(tuple(sizes), keep=n)
 
 
 def sparsity_of_n_of_m(n: int, m: int) -> Fraction:
@@ -117,14 +117,14 @@ def check_floor(name: str, floor: float) -> None:
         )
 
 
-def output_dimension(layer: LayerLike) -> int:
+def output_dimension(layer: LayerInfo) -> int:
     """Where a weight's outputs lie. PruningError if it has no two sides."""
     if len(layer.shape) < 2:
         raise PruningError("it has one dimension only, and no inputs and outputs")
     return 1 if "Transpose" in layer.type else 0
 
 
-def input_dimension(layer: LayerLike) -> int:
+def input_dimension(layer: LayerInfo) -> int:
     """Where a weight's inputs lie (of a grouped convolution: those of one group)."""
     return 1 - output_dimension(layer)
 

@@ -25,15 +25,15 @@ from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from pruning.cli import catalogue
-from pruning.cli.console import Console, counted
+from pruning.cli.console import Console, pluralize
 from pruning.cli.signals import Signals
-from pruning.config import origins, plugins
-from pruning.config.config_reading import in_plain_words, resolve
+from pruning.config import option_sources, plugins
 from pruning.config.options import PARTS, option
+from pruning.config.resolution import in_plain_words, resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
 from pruning.experiment import records
-from pruning.utils.safe_files import write_bytes
+from pruning.utils.files import write_bytes
 
 SPELLINGS = {
     "max_lr": ("--max-lr", "--max_lr"),
@@ -123,7 +123,7 @@ def run(
             raise PruningError("--resume takes the options from the run's folder; leave --config out.")
         place, config_file = records.saved_options(resume)
         options = {**place, **options}
-    with origins.told(options, config_file):
+    with option_sources.told(options, config_file):
         config = resolve(options, config_file)
         console = Console(quiet=config.quiet)
         before = None if fresh or config.dry_run else records.finished(config)
@@ -238,7 +238,7 @@ def measure(
 ) -> None:
     """Time a run's pruned network beside the dense one on this machine; and the shrunk one, if filters are removed."""
     with _loading():
-        from pruning.experiment.preparation import networks_to_time, reopen
+        from pruning.experiment.setup import networks_to_time, reopen
         from pruning.measure import latency
 
     console = Console()
@@ -261,7 +261,7 @@ def export(
 ) -> None:
     """Write a run's network to a file, read it back and compare it with the run's on all test images."""
     with _loading():
-        from pruning.experiment.preparation import reopen
+        from pruning.experiment.setup import reopen
         from pruning.measure import export as exports
 
     console = Console()
@@ -361,7 +361,7 @@ def report(
     written = reports.write(folders, out)
     for warning in written.warnings:
         console.warning(warning)
-    runs, points = counted(written.runs, "run"), counted(written.points, "point")
+    runs, points = pluralize(written.runs, "run"), pluralize(written.points, "point")
     console.note(f"{runs} at {points}: {written.page}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pruning import models
 from pruning.axes import methods
-from pruning.models.known_facts import known_facts
+from pruning.models.model_stats import model_stats
 from pruning.registry import (
     ALLOCATIONS,
     ARCHITECTURES,
@@ -43,7 +43,7 @@ def _needs(about: Mapping[str, Any]) -> str:
 
 
 def _architectures() -> Rows:
-    facts, ours = known_facts(), ARCHITECTURES.entries()
+    facts, ours = model_stats(), ARCHITECTURES.entries()
     rows = []
     for name in models.names():
         about = ours[name].about if name in ours else {}

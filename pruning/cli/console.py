@@ -218,7 +218,7 @@ class Console:
             for name, network in batch["networks"].items()
         ]
         self.table(
-            f"latency on {measured['device_name']}, {counted(measured['threads'], 'thread')}, {measured['dtype']}",
+            f"latency on {measured['device_name']}, {pluralize(measured['threads'], 'thread')}, {measured['dtype']}",
             ["batch", "network", "median", "quartiles", "images/s", "measured speedup", "memory"],
             rows,
         )
@@ -340,10 +340,10 @@ def _header(event: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, images = event["config"], event["images"]
     peak = config["max_lr"] or config["lr"]
     shape = "x".join(str(length) for length in images["shape"])
-    rounds = counted(config["rounds"], "round")
+    rounds = pluralize(config["rounds"], "round")
     rate = config["finetune_lr"]
     finetuning = (
-        f"{config['finetune']}, {counted(config['finetune_epochs'], 'epoch')} a round, learning rate "
+        f"{config['finetune']}, {pluralize(config['finetune_epochs'], 'epoch')} a round, learning rate "
     )
     finetuning += f"from epoch {config['rewind_epoch']} on as above" if rate is None else f"up to {rate:g}"
     return [
@@ -359,12 +359,12 @@ def _header(event: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "training",
-            f"{counted(config['epochs'], 'epoch')}, learning rate up to {peak:g}, "
+            f"{pluralize(config['epochs'], 'epoch')}, learning rate up to {peak:g}, "
             f"weight decay {config['weight_decay']:g}, batch {config['batch_size']}, seed {config['seed']}",
         ),
         ("pruning", f"{config['method']}, {rounds} ({config['schedule']}): {_how_far(event)}"),
         ("fine-tune", "none" if config["finetune"] == "none" else finetuning),
-        ("machine", f"{event['device']}, {counted(event['threads'], 'thread')}, {config['precision']}"),
+        ("machine", f"{event['device']}, {pluralize(event['threads'], 'thread')}, {config['precision']}"),
         ("record", event["path"]),
     ]
 
@@ -470,7 +470,7 @@ def _gain(dense: Mapping[str, float], sparse: Mapping[str, float]) -> str:
     return "At batch 1 there is no gain in speed here beyond the spread of the times: what is saved is bytes."
 
 
-def counted(number: int, what: str) -> str:
+def pluralize(number: int, what: str) -> str:
     """1 epoch, 2 epochs."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 

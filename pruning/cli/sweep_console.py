@@ -20,11 +20,11 @@ from pruning.cli.console import BAR_WIDTH, Console
 from pruning.cli.signals import Signals
 from pruning.sweep import plan as plans
 from pruning.sweep import progress, summary
-from pruning.sweep.grid import telling
+from pruning.sweep.grid import distinguishing_options
 from pruning.sweep.plan import Plan, Run
 from pruning.sweep.slots import Slots
 from pruning.sweep.summary import Table as SummaryTable
-from pruning.sweep.work import Board, Failure
+from pruning.sweep.work import Failure, SweepState
 
 REFRESH = 0.5  # seconds between two pictures of the live table
 FAILURES_SHOWN = 5  # with the end of their log; of the others only which they are
@@ -91,18 +91,18 @@ class SweepConsole(Console):
 
         self._signals.at_once = close_and_act
 
-    def show(self, board: Board) -> None:
+    def show(self, board: SweepState) -> None:
         now = time.monotonic()
         if not self._out.is_terminal or now - self._shown < REFRESH:
             return
         self._shown = now
         if self._live is None:
-            self._columns = telling([run.choices for run in board.plan.runs])
+            self._columns = distinguishing_options([run.choices for run in board.plan.runs])
             self._live = Live(console=self._out, auto_refresh=False, transient=True)
             self._live.start()
         self._live.update(self._picture(board), refresh=True)
 
-    def ended(self, board: Board, run: Run) -> None:
+    def ended(self, board: SweepState, run: Run) -> None:
         ended, total = len(board.done) + len(board.failed), len(board.plan.runs)
         count = f"{ended:>{len(str(total))}}/{total}"
         seconds = board.seconds.get(run.name)
@@ -129,7 +129,7 @@ class SweepConsole(Console):
             self._live.stop()
             self._live = None
 
-    def _picture(self, board: Board) -> Group:
+    def _picture(self, board: SweepState) -> Group:
         ended, total = len(board.done) + len(board.failed), len(board.plan.runs)
         elsewhere = f" ({len(board.elsewhere)} of them with other processes)" if board.elsewhere else ""
         counts = Text.assemble(
@@ -159,7 +159,7 @@ class SweepConsole(Console):
 
     # --- afterwards -------------------------------------------------------------------------------------------------
 
-    def summary(self, board: Board) -> None:
+    def summary(self, board: SweepState) -> None:
         """What became of the sweep: top-1 over seeds, what failed and why, and what to look at next."""
         self.close()
         runs = board.plan.runs
@@ -181,7 +181,7 @@ class SweepConsole(Console):
             table.add_row(*(Text(cell) for cell in row))
         self._out.print(table)
 
-    def _failures(self, board: Board) -> None:
+    def _failures(self, board: SweepState) -> None:
         by_name = {run.name: run for run in board.plan.runs}
         self._out.print(Text(f"\n{_count(len(board.failed), 'run')} failed", "bold red"))
         for number, (name, failure) in enumerate(board.failed.items()):

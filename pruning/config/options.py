@@ -325,7 +325,7 @@ class Finetuning(Part):
         0.9, ge=0, le=1, description="How much of the loss `distill` takes from the dense network."
     )
     distill_temperature: float = Field(
-        4.0, gt=0, description="Temperature that softens what the dense network teaches in `distill`."
+        4.0, gt=0, description="Temperature that softens what the dense network needs_teacher in `distill`."
     )
 
     @field_validator("finetune")

@@ -42,7 +42,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
     @model_validator(mode="after")
     def _rewind_within_training(self) -> Self:
         about = FINETUNINGS.entry(self.finetune).about
-        goes_back = about.get("rewinds", False) or about.get("replays", False)
+        goes_back = about.get("needs_rewind_state", False) or about.get("replays", False)
         if goes_back and self.rewind_epoch > self.epochs:
             raise PruningError(
                 f"--rewind-epoch {self.rewind_epoch} is beyond the dense training; give 0 to {self.epochs} (--epochs)."

@@ -52,7 +52,7 @@ class Layer:
         return self.parameter.numel()
 
 
-def prunable(
+def prunable_layers(
     model: nn.Module,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),

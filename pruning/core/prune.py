@@ -20,14 +20,14 @@ from torch.nn import functional
 
 from pruning.axes import methods
 from pruning.axes.allocation import DEFAULT_SPARSITY, Amount, Group, LayerSize, is_fraction
-from pruning.axes.structure import Tile, check_floor, fixed_sparsity
-from pruning.core import grouping
-from pruning.core.collecting import COLLECTORS, Batches, Loss, refuse_unseen_inputs
-from pruning.core.grouping import Bundle
-from pruning.core.layers import Layer, prunable
+from pruning.axes.structure import BlockShape, check_floor, fixed_sparsity
+from pruning.core import pruning_groups
+from pruning.core.layer_scores import LayerScorer, removed_at_zero
+from pruning.core.layers import Layer, prunable_layers
 from pruning.core.masks import Masks
-from pruning.core.scored import Scored, removed_at_zero
-from pruning.core.selection import Source, smallest
+from pruning.core.pruning_groups import CoupledGroup
+from pruning.core.statistics import COLLECTORS, Batches, Loss, refuse_unseen_inputs
+from pruning.core.topk import Source, bottom_k_masks
 from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES, unknown
 
@@ -103,7 +103,7 @@ def plan(
     if not is_fraction(floor):
         raise PruningError(f"Floor {floor!r} is not a fraction: it must be from 0 to 1.")
     check_floor(structure, floor)
-    layers = prunable(model, include, exclude, prune_classifier=prune_classifier)
+    layers = prunable_layers(model, include, exclude, prune_classifier=prune_classifier)
     earlier = _earlier(masks, layers)
     groups = ALLOCATIONS.get(allocation)(
         [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers], amount
@@ -111,7 +111,7 @@ def plan(
     # What keeps a number in every tile does so at once: further steps would find nothing to remove.
     iterations = about.get("iterations", 1) if fixed_sparsity(structure) is None else 1
     with stage("masking"):
-        tiles = None if structure == "weight" else grouping.tiles_of(structure, layers)
+        tiles = None if structure == "weight" else pruning_groups.block_shapes(structure, layers)
         bundles, batches = _bundles(structure, model, layers, batches)
     if iterations > 1 and batches is not None:
         batches = list(batches)
@@ -123,7 +123,7 @@ def plan(
             now = _as_left(layers, kept, corrected) if kept and needs else layers
             collected = _collect(needs, method, model, now, batches, loss, bundles)
         with stage("masking"):
-            scored = Scored(now, score, seed, kept, _by_layer({**collected, **added_up}, layers))
+            scored = LayerScorer(now, score, seed, kept, _by_layer({**collected, **added_up}, layers))
             shares = [_share(group, earlier, step / iterations, layers) for group in groups]
             if tiles is None:
                 chosen = _select(shares, scored.sources(), kept, floor)
@@ -173,12 +173,12 @@ def choose(planned: Plan) -> Masks:
 def check(model: nn.Module, method: str, structure: str, layers: Sequence[Layer], images: Tensor) -> None:
     """PruningError if `method` and `structure` cannot prune these layers, as far as that shows without any data."""
     methods.check(method, structure)
-    grouping.tiles_of(structure, layers)
+    pruning_groups.block_shapes(structure, layers)
     needs = SCORES.entry(methods.split(method)[1]).about.get("needs", [])
     if STRUCTURES.entry(structure).about.get("coupled"):
-        bundles = grouping.coupled_bundles(structure, model, images, layers)
-        for need in grouping.OF_CHANNELS.keys() & set(needs):
-            grouping.OF_CHANNELS[need](model, layers, bundles)
+        bundles = pruning_groups.coupled_groups(structure, model, images, layers)
+        for need in pruning_groups.OF_CHANNELS.keys() & set(needs):
+            pruning_groups.OF_CHANNELS[need](model, layers, bundles)
     if {"input norm", "mean input"} & set(needs):
         refuse_unseen_inputs(layers)
 
@@ -200,17 +200,17 @@ def _amount(sparsity: float | Mapping[str, float] | None, count: int | None, str
 
 def _bundles(
     structure: str, model: nn.Module, layers: list[Layer], batches: Batches | None
-) -> tuple[list[Bundle], Batches | None]:
+) -> tuple[list[CoupledGroup], Batches | None]:
     """What goes together across layers, and the batches, of which the first may have been looked at."""
     if not STRUCTURES.entry(structure).about.get("coupled"):
-        return [Bundle({layer.name: None}) for layer in layers], batches
+        return [CoupledGroup({layer.name: None}) for layer in layers], batches
     found = iter(batches or ())
     first = next(found, None)
     if first is None:
         raise PruningError(
             f"Structure {structure} needs a batch of (inputs, targets), to see how layers are connected: give batches."
         )
-    bundles = grouping.coupled_bundles(structure, model, first[0], layers)
+    bundles = pruning_groups.coupled_groups(structure, model, first[0], layers)
     return bundles, batches if isinstance(batches, Sequence) else chain([first], found)
 
 
@@ -257,38 +257,45 @@ def _smallest(names: list[str], sources: dict[str, Source], remove: int, floor: 
 
     A layer that would fall below it loses only what it may, and the others lose the rest.
     """
-    spare = {name: sources[name].size - grouping.at_least(floor, sources[name].size) for name in names}
+    spare = {name: sources[name].size - pruning_groups.at_least(floor, sources[name].size) for name in names}
     if remove > (possible := sum(spare.values())):
-        raise grouping.floor_reached(floor, remove, possible)
-    kept = dict(zip(names, smallest([sources[name] for name in names], remove), strict=True))
+        raise pruning_groups.floor_reached(floor, remove, possible)
+    kept = dict(zip(names, bottom_k_masks([sources[name] for name in names], remove), strict=True))
     if not floor:
         return kept
     below = [name for name in names if int((~kept[name]).count_nonzero()) > spare[name]]
     if not below:
         return kept
-    at_floor = {name: smallest([sources[name]], spare[name])[0] for name in below}
+    at_floor = {name: bottom_k_masks([sources[name]], spare[name])[0] for name in below}
     others = [name for name in names if name not in below]
     return {**at_floor, **_smallest(others, sources, remove - sum(spare[name] for name in below), floor)}
 
 
 def _select_tiles(
-    groups: list[Group], scored: Scored, tiles: dict[str, Tile], bundles: list[Bundle], floor: float
+    groups: list[Group],
+    scored: LayerScorer,
+    tiles: dict[str, BlockShape],
+    bundles: list[CoupledGroup],
+    floor: float,
 ) -> dict[str, Tensor]:
     """Masks by layer that remove whole groups, or within each tile what it does not keep."""
     chosen: dict[str, Tensor] = {}
-    for together, remove in grouping.merged(groups, bundles):
+    for together, remove in pruning_groups.merged(groups, bundles):
         if any(tiles[name].keep is not None for bundle in together for name in bundle.tiles):
             chosen |= {name: scored.kept_in_each(name, tiles[name]) for one in together for name in one.tiles}
             continue
         candidates = [scored.candidates(bundle, tiles) for bundle in together]
-        for bundle, kept in zip(together, grouping.lowest(candidates, remove, floor), strict=True):
+        for bundle, kept in zip(together, pruning_groups.lowest(candidates, remove, floor), strict=True):
             for name, order in bundle.tiles.items():
                 chosen[name] = scored.spread(name, tiles[name], order, kept)
     return chosen
 
 
 def _along(
-    model: nn.Module, bundles: Sequence[Bundle], kept: Mapping[str, Tensor], tiles: Mapping[str, Tile] | None
+    model: nn.Module,
+    bundles: Sequence[CoupledGroup],
+    kept: Mapping[str, Tensor],
+    tiles: Mapping[str, BlockShape] | None,
 ) -> dict[str, Tensor]:
     """Masks of what goes with filters of which nothing is left."""
     found: dict[str, Tensor] = {}
@@ -296,7 +303,7 @@ def _along(
         return found
     for bundle in bundles:
         name, order = next(iter(bundle.tiles.items()))
-        left = grouping.rows(kept[name], tiles[name]).any(1)
+        left = pruning_groups.rows(kept[name], tiles[name]).any(1)
         left = left if order is None else left[order]
         for own, entries in bundle.along.items():
             mask = torch.ones_like(model.get_parameter(own), dtype=torch.bool)
@@ -312,21 +319,21 @@ def _collect(
     layers: list[Layer],
     batches: Batches | None,
     loss: Loss,
-    bundles: Sequence[Bundle],
+    bundles: Sequence[CoupledGroup],
 ) -> dict[str, Mapping[str, Tensor]]:
     """What the score needs: need -> layer name -> tensor."""
-    of_batches = [need for need in needs if need not in grouping.OF_CHANNELS]
+    of_batches = [need for need in needs if need not in pruning_groups.OF_CHANNELS]
     if of_batches and batches is None:
         raise PruningError(
             f"{method} needs the {' and '.join(of_batches)}: give batches, an iterable of (inputs, targets)."
         )
     for need in of_batches:
         if need not in COLLECTORS:
-            raise unknown("need of a score", need, [*COLLECTORS, *grouping.OF_CHANNELS])
+            raise unknown("need of a score", need, [*COLLECTORS, *pruning_groups.OF_CHANNELS])
     return {
         need: COLLECTORS[need](model, layers, batches, loss)
         if need in of_batches
-        else grouping.OF_CHANNELS[need](model, layers, bundles)
+        else pruning_groups.OF_CHANNELS[need](model, layers, bundles)
         for need in needs
     }
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning.config.config_reading import differences, resolve
 from pruning.config.options import option
+from pruning.config.resolution import differences, resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import PruningError
 from pruning.experiment.run_files import RunFolder, is_sealed, run_folder

@@ -25,7 +25,7 @@ import yaml
 
 from pruning.errors import PruningError
 from pruning.utils.digests import digest, file_digest
-from pruning.utils.safe_files import cannot_write, end_of_file, read_tensors, write_bytes, write_tensors
+from pruning.utils.files import cannot_write, end_of_file, read_tensors, write_bytes, write_tensors
 from pruning.utils.yaml_files import read_yaml
 
 if TYPE_CHECKING:

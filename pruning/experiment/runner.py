@@ -12,23 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.axes.finetuning import Situation, Tuning
+from pruning.axes.finetuning import FinetuneContext, FinetunePlan
 from pruning.config.run_config import RunConfig
 from pruning.core.masks import FORMAT as MASKS_FORMAT
 from pruning.core.masks import Masks
 from pruning.core.prune import plan
 from pruning.errors import DivergedError
-from pruning.experiment import records, run_files, trajectories
-from pruning.experiment.dense import Origins, dense_network
-from pruning.experiment.dense import recipe as dense_recipe
-from pruning.experiment.preparation import check_outputs, networks_to_time, new_network, prepare
+from pruning.experiment import records, run_files, shared_rounds
+from pruning.experiment.dense_cache import Origins, dense_network
+from pruning.experiment.dense_cache import recipe as dense_recipe
 from pruning.experiment.session import Observer, Session
+from pruning.experiment.setup import check_outputs, networks_to_time, new_network, prepare
 from pruning.experiment.targets import Step
-from pruning.measure import compute, latency, size, storage
+from pruning.measure import latency, storage
+from pruning.measure.macs import trace_macs
+from pruning.measure.parameters import count_parameters
 from pruning.registry import FINETUNINGS
 from pruning.training import machine
 from pruning.training.loop import lies_channels_last
-from pruning.utils import locks, safe_files
+from pruning.utils import file_locks, files
 
 EQUAL = 1e-9  # points of top-1, fewer than one image is worth: what the arithmetic of percentages may add
 STAGES = ("dense_training", "scoring", "masking", "finetuning", "evaluation", "total")
@@ -46,7 +48,7 @@ def run(config: RunConfig, observer: Observer, *, fresh: bool = False) -> dict[s
 
 
 def _run(session: Session, *, fresh: bool) -> dict[str, Any]:
-    with locks.hold(session.folder.lock, f"The run {session.folder.path.name}"):
+    with file_locks.hold(session.folder.lock, f"The run {session.folder.path.name}"):
         if fresh:
             session.folder.clear()
         elif (result := session.folder.read_result()) is not None:
@@ -74,13 +76,13 @@ def begin(session: Session, *, fresh: bool) -> Origins:
     saved = session.checkpoints.load()
     if saved is not None:
         session.check_basis(saved[1]["basis"])
-    shared = trajectories.find(session) if session.config.share_rounds and not (saved or fresh) else None
+    shared = shared_rounds.find(session) if session.config.share_rounds and not (saved or fresh) else None
     session.folder.write_config(session.config.plain())
     origins = Origins()
     if saved is not None:
         session.open_log(saved[1]["progress"]["log_length"], resumed=True)
     if found := saved or shared:
-        if session.rewinds or session.teaches:
+        if session.needs_rewind_state or session.needs_teacher:
             origins = dense_network(session, fresh=False)
         _go_on_from(session, *found, shared=saved is None)
     else:
@@ -96,7 +98,7 @@ def begin(session: Session, *, fresh: bool) -> Origins:
     return origins
 
 
-def policy(session: Session, number: int, origins: Origins) -> Tuning:
+def policy(session: Session, number: int, origins: Origins) -> FinetunePlan:
     """How round `number` trains after its pruning."""
     config = session.config
     dense = replace(
@@ -107,8 +109,8 @@ def policy(session: Session, number: int, origins: Origins) -> Tuning:
     own = (
         replay if rate is None else replace(dense, epochs=config.finetune_epochs, peak_lr=rate, base_lr=None)
     )
-    found: Tuning = FINETUNINGS.get(config.finetune)(
-        Situation(
+    found: FinetunePlan = FINETUNINGS.get(config.finetune)(
+        FinetuneContext(
             recipe=own,
             replay=replay,
             network=lambda: new_network(session, machine.derive_seed(config.seed, "reinit", number)),
@@ -121,7 +123,7 @@ def policy(session: Session, number: int, origins: Origins) -> Tuning:
     return found
 
 
-def prune(session: Session, number: int, tuning: Tuning) -> None:
+def prune(session: Session, number: int, tuning: FinetunePlan) -> None:
     """Remove what round `number` removes at its beginning, evaluate, put the weights in place to fine-tune from."""
     remove_at(session, number, 0)
     session.progress.masked = session.evaluate("pruned", round=number)
@@ -180,7 +182,7 @@ def remove(session: Session, number: int, step: Step) -> None:
     )
 
 
-def finetune(session: Session, number: int, tuning: Tuning) -> None:
+def finetune(session: Session, number: int, tuning: FinetunePlan) -> None:
     """Train what is left, holding the masks, with the prunings in between that are due there."""
     with session.clock.stage("finetuning"):
         session.train(
@@ -207,7 +209,7 @@ def give_up_round(session: Session, number: int, error: DivergedError) -> None:
     assert session.masks is not None
     session.masks.apply(session.model)  # holding multiplies by zero, which leaves NaN where the weight was
     entry = {**_begun(session, number), **session.metrics({}), "held": False}
-    session.go_back(
+    session.roll_back(
         f"Round {number} counts as one that went too far, because its fine-tuning diverged: {error.what} "
         "(a lower --finetune-lr may prevent that)."
     )
@@ -230,7 +232,7 @@ def _enter(session: Session, entry: dict[str, Any]) -> None:
     session.progress.masked = None
     session.emit("round", **entry)
     if session.config.share_rounds:
-        trajectories.keep(session)
+        shared_rounds.keep(session)
     session.save()
 
 
@@ -241,7 +243,7 @@ def accept_or_go_back(session: Session, validation_top1: float) -> bool:
     if held:
         session.accept()
     else:
-        session.go_back()
+        session.roll_back()
     return held
 
 
@@ -255,11 +257,11 @@ def finish(session: Session) -> dict[str, Any]:
             f"({progress.dense['validation_top1']:.2f} %): the network left is the dense one, and nothing is removed."
         )
     masks = _nothing_removed(session) if session.masks is None else session.masks
-    safe_files.write_tensors(folder.model, session.model.state_dict())
-    safe_files.write_tensors(folder.masks, masks.tensors(), about=MASKS_FORMAT)
+    files.write_tensors(folder.model, session.model.state_dict())
+    files.write_tensors(folder.masks, masks.tensors(), about=MASKS_FORMAT)
     network = config.network_path()
     if network is not None:
-        safe_files.write_network(network, session.model.state_dict())
+        files.write_network(network, session.model.state_dict())
     entry = records.final_network(progress.dense, progress.rounds)
     final = {key: value for key, value in entry.items() if key in progress.dense}
     result: dict[str, Any] = {
@@ -293,7 +295,7 @@ def weigh_shrunk(network: nn.Module, session: Session) -> dict[str, Any]:
     """What the network without its removed filters comes to, beside the dense one."""
     dense = session.progress.dense
     assert dense is not None
-    parameters, macs = size.count(network), compute.trace(network, session.data.shape).remaining(network)
+    parameters, macs = count_parameters(network), trace_macs(network, session.data.shape).remaining(network)
     left, used = parameters.nonzero_parameters, macs.nonzero_macs
     return {
         "compression_ratio": dense["parameters"] / left if left else None,

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pruning.axes import methods
-from pruning.config.config_reading import differences
+from pruning.config.resolution import differences
 from pruning.config.run_config import RunConfig
-from pruning.core.accumulating import Accumulated
-from pruning.core.layers import Layer, prunable
+from pruning.core.accumulation import Accumulated
+from pruning.core.layers import Layer, prunable_layers
 from pruning.core.masks import Masks
 from pruning.data import Dataset
 from pruning.errors import DivergedError, InterruptedRunError, PruningError
 from pruning.experiment.run_files import Checkpoints, EventLog, RunFolder
 from pruning.experiment.targets import Step, next_step
-from pruning.measure import compute, size
+from pruning.measure.macs import MacsTrace
+from pruning.measure.parameters import count_parameters
 from pruning.registry import FINETUNINGS
 from pruning.training.loop import (
     NotFiniteError,
@@ -118,7 +119,7 @@ class Session:
     model: nn.Module
     layers: list[Layer]
     prunings: list[list[Step]]
-    trace: compute.Trace
+    trace: MacsTrace
     folder: RunFolder
     observer: Observer
     clock: Clock
@@ -130,8 +131,8 @@ class Session:
         self.progress = Progress(timing=self.clock.seconds)
         self.masks: Masks | None = None
         policy = FINETUNINGS.entry(self.config.finetune).about
-        self.rewinds: bool = policy.get("rewinds", False)
-        self.teaches: bool = policy.get("teaches", False)
+        self.needs_rewind_state: bool = policy.get("needs_rewind_state", False)
+        self.needs_teacher: bool = policy.get("needs_teacher", False)
         self.accumulated = Accumulated(methods.accumulates(self.config.method), self.layers)
         self._accepted: dict[str, Tensor] = {}
         self._training: tuple[dict[str, Tensor], dict[str, int]] | None = None
@@ -167,7 +168,7 @@ class Session:
                 "validation": len(images.validation),
                 "test": len(images.test),
             },
-            parameters=size.count(self.model).parameters,
+            parameters=count_parameters(self.model).parameters,
             macs=self.trace.remaining(self.model).macs,
             prunable=sum(layer.size for layer in self.layers),
             layers=len(self.layers),
@@ -214,7 +215,7 @@ class Session:
 
     def metrics(self, evaluation: Mapping[str, float]) -> dict[str, Any]:
         """An evaluation with what is counted on the network as it is: the numbers that every entry of a record has."""
-        parameters = size.count(self.model)
+        parameters = count_parameters(self.model)
         macs = self.trace.remaining(self.model)
         return {
             **evaluation,
@@ -238,7 +239,7 @@ class Session:
         """Every layer that could be pruned, with what is left of it."""
         macs = self.trace.remaining(self.model).layers
         eligible = {layer.name for layer in self.layers}
-        every = prunable(self.model, include=sorted(eligible), prune_classifier=True)
+        every = prunable_layers(self.model, include=sorted(eligible), prune_classifier=True)
         table = []
         for layer in every:
             nonzero = int(layer.parameter.count_nonzero())
@@ -272,7 +273,7 @@ class Session:
         self._accepted = {name: tensor.clone() for name, tensor in self._network().items()}
         self.progress.accepted_warnings = len(self.progress.warnings)
 
-    def go_back(self, why: str | None = None) -> None:
+    def roll_back(self, why: str | None = None) -> None:
         """Put what was accepted last in place again; warnings since then are void, `why` stays as one."""
         self._put(self._accepted)
         del self.progress.warnings[self.progress.accepted_warnings :]

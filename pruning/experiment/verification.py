@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.config.config_reading import differences
+from pruning.config.resolution import differences
 from pruning.errors import PruningError, RunStoppedError
-from pruning.experiment.preparation import DamagedRecordError, reopen
 from pruning.experiment.records import changed_files, final_network
 from pruning.experiment.records import recorded as recorded_options
 from pruning.experiment.run_files import RunFolder, record_digest
 from pruning.experiment.session import Observer, Session
-from pruning.measure import size
+from pruning.experiment.setup import DamagedRecordError, reopen
+from pruning.measure.parameters import count_parameters
 from pruning.utils.digests import file_digest
 
 # Another machine adds up in another order: as much may differ there, and nothing at all may in what is counted.
@@ -112,12 +112,12 @@ def _measured(session: Session, result: dict[str, Any]) -> list[Check]:
 def _removed_and_nonzero(session: Session) -> int:
     """How many weights the masks remove that are not zero; they are afterwards. DamagedRecordError for other masks."""
     assert session.masks is not None
-    before = size.count(session.model).nonzero_parameters
+    before = count_parameters(session.model).nonzero_parameters
     try:
         session.masks.apply(session.model)
     except PruningError as error:
         raise DamagedRecordError(str(error)) from None
-    return before - size.count(session.model).nonzero_parameters
+    return before - count_parameters(session.model).nonzero_parameters
 
 
 def _compare(what: str, recorded: object, found: object, name: str) -> Check:

@@ -33,9 +33,10 @@ from torch.nn import functional
 from torch.nn.utils import prune as torch_prune
 
 from pruning import data, models
-from pruning.core.layers import prunable
+from pruning.core.layers import prunable_layers
 from pruning.core.prune import choose, prune
-from pruning.measure import compute, shrink
+from pruning.measure import shrink
+from pruning.measure.macs import count_macs
 from pruning.training import machine
 from pruning.training.loop import MOMENTUM, Recipe, TrainingState, blocks_for, train
 from pruning.training.optimizer import SGD
@@ -165,7 +166,7 @@ def shrunk_network(arch: str, turns: int, batch: int = 8) -> Section:
     prune(masked, "layer_l1", 0.5, structure="filter", batches=[(images, torch.zeros(batch))])
     small = shrink.shrink(masked, images).model
     networks = {"dense": dense, "masked": masked, "shrunk": small}
-    speedup = compute.count(dense, shape).macs / compute.count(small, shape).macs
+    speedup = count_macs(dense, shape).macs / count_macs(small, shape).macs
 
     def contender(network: nn.Module) -> Contender:
         return _timed(torch.inference_mode()(lambda: network(images)))
@@ -204,7 +205,7 @@ def _weights(arch: str) -> dict[str, Tensor]:
     """Every convolution's and linear layer's weight of a network with random weights."""
     torch.manual_seed(0)
     model = models.build(arch, classes=1000, shape=(3, 224, 224))
-    return {layer.name: layer.parameter.detach() for layer in prunable(model, prune_classifier=True)}
+    return {layer.name: layer.parameter.detach() for layer in prunable_layers(model, prune_classifier=True)}
 
 
 class _Weights(nn.Module):

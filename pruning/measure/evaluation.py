@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
+def eval_mode(*models: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module is in the mode that it was in."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:

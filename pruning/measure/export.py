@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from pruning.errors import PruningError, first_line
 from pruning.measure import latency, shrink, sparse_inference, storage
-from pruning.measure.evaluation import evaluating
+from pruning.measure.evaluation import eval_mode
 from pruning.registry import unknown
-from pruning.utils import safe_files
+from pruning.utils import files
 
 TOLERANCE = 1e-4
 Batch = tuple[Tensor, Tensor]
@@ -123,7 +123,7 @@ def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def _compare(model: nn.Module, outputs: Outputs, batches: Iterable[Batch], to: str) -> dict[str, Any]:
     differences: list[float] = []
     largest, correct, correct_of_file, images = 1.0, 0, 0, 0
-    with evaluating(model):
+    with eval_mode(model):
         for inputs, targets in batches:
             expected, found = model(inputs), outputs(inputs).to(inputs.device)
             differences.append(float((expected - found).abs().max()))
@@ -141,12 +141,12 @@ def _compare(model: nn.Module, outputs: Outputs, batches: Iterable[Batch], to: s
 
 
 def _write_dense(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
-    safe_files.write_tensors(path, model.state_dict())
+    files.write_tensors(path, model.state_dict())
     return {}
 
 
 def _read_dense(model: nn.Module, images: Tensor, path: Path) -> Outputs:
-    return _with_tensors(model, safe_files.read_tensors(path))
+    return _with_tensors(model, files.read_tensors(path))
 
 
 def _write_sparse(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:

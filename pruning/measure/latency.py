@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from pruning.errors import PruningError
-from pruning.measure.evaluation import Watch, evaluating, images_like
+from pruning.measure.evaluation import Watch, eval_mode, images_like
 from pruning.training import machine
 
 LEAST_TURNS, MOST_TURNS, WARM_UP_TURNS = 10, 1000, 5
@@ -54,7 +54,7 @@ def compare(
             f"Batch sizes {list(batch_sizes)} are not all positive: give at least one, like 1 64."
         )
     record = machine.environment(device)
-    with evaluating(*networks.values()):
+    with eval_mode(*networks.values()):
         batches = [_batch(networks, shape, size, seconds, device) for size in batch_sizes]
     images = images_like(next(iter(networks.values())), 1, shape)
     stated = {key: record[key] for key in ("device", "device_name", "threads")}

@@ -31,9 +31,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruning.core.layers import input_width
 from pruning.errors import PruningError
-from pruning.measure.evaluation import evaluating
+from pruning.measure.evaluation import eval_mode
 from pruning.training.loop import lies_channels_last
-from pruning.utils import safe_files
+from pruning.utils import files
 
 FORMAT = {"format": "pruning shrunk network", "version": "1"}
 TOLERANCE = 1e-4
@@ -143,7 +143,7 @@ def remove(model: nn.Module, group: Coupled, channels: list[int]) -> None:
 
 def save(model: nn.Module, path: Path) -> None:
     """Write a shrunk network: plain tensors, whose shapes are its widths."""
-    safe_files.write_tensors(path, model.state_dict(), FORMAT)
+    files.write_tensors(path, model.state_dict(), FORMAT)
 
 
 def load(model: nn.Module, path: Path) -> nn.Module:
@@ -153,7 +153,7 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     Raises PruningError if the file can't be read, or is of another architecture.
     """
     try:
-        tensors = safe_files.read_tensors(path)
+        tensors = files.read_tensors(path)
     except (OSError, ValueError) as error:
         raise PruningError(f"{path} can't be read as a shrunk network: {error}.") from error
     small = copy.deepcopy(model)
@@ -349,7 +349,7 @@ def _channels_read_as_zero(model: nn.Module, images: Tensor) -> dict[str, Tensor
     for name, reader in readers.items():
         reader.register_forward_pre_hook(look(name))
     generator = torch.Generator().manual_seed(0)
-    with evaluating(probe):
+    with eval_mode(probe):
         for _ in range(2):
             for module in probe.modules():
                 _make_positive(module, model, generator)
@@ -401,7 +401,7 @@ def _still_empty(model: nn.Module) -> dict[str, str]:
 
 def _agree(model: nn.Module, small: nn.Module, images: Tensor) -> float:
     try:
-        with evaluating(model, small):
+        with eval_mode(model, small):
             expected, found = model(images), small(images)
     except RuntimeError as error:
         raise PruningError(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import PruningError
-from pruning.measure.evaluation import evaluating
+from pruning.measure.evaluation import eval_mode
 from pruning.measure.latency import take_turns
 
 SPARSE_TENSOR_CORES = (8, 0)
@@ -117,7 +117,7 @@ def _inputs_of_linear_layers(model: nn.Module, images: Tensor) -> dict[str, Tens
         for name, module in model.named_modules()
         if type(module) is nn.Linear and name
     ]
-    with evaluating(model):
+    with eval_mode(model):
         model(images)
     for hook in hooks:
         hook.remove()
@@ -166,7 +166,7 @@ def _takes_two_of_four(weight: Tensor) -> bool:
 
 
 def _check(model: nn.Module, fast: nn.Module, images: Tensor) -> None:
-    with evaluating(model, fast):
+    with eval_mode(model, fast):
         expected, found = model(images), fast(images)
     tolerance = 1e-4 if expected.dtype in (torch.float32, torch.float64) else 1e-2
     difference = float((expected - found).abs().max())

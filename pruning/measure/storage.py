@@ -31,7 +31,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from pruning.errors import PruningError
-from pruning.utils import safe_files
+from pruning.utils import files
 
 FORMAT = {"format": "pruning sparse tensors", "version": "1"}
 GAPS = {"gaps8": torch.uint8, "gaps16": torch.uint16, "gaps32": torch.uint32}
@@ -87,7 +87,7 @@ def save(tensors: Mapping[str, Tensor], path: Path, *, half: bool = False) -> St
     that can't be stored (complex, quantised, sparse).
     """
     content = pack(tensors, half=half)
-    safe_files.write_bytes(path, content)
+    files.write_bytes(path, content)
     return _weigh(tensors, len(content))
 
 

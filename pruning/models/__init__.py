@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruning.errors import PruningError
-from pruning.models import from_timm, from_torchvision, users_own
+from pruning.models import custom, from_timm, from_torchvision
 from pruning.registry import ARCHITECTURES, unknown
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def known(arch: str) -> None:
     """
     if from_timm.matches(arch):
         return
-    if users_own.matches(arch):
-        users_own.find(arch)
+    if custom.matches(arch):
+        custom.find(arch)
     elif arch not in names():
         raise unknown("architecture", arch, names())
 
@@ -48,8 +48,8 @@ def sources(arch: str) -> set[Path]:
     Of a user's own network, once it has been built, also those that its file takes code from.
     """
     known(arch)
-    if users_own.matches(arch) and not from_timm.matches(arch):
-        return users_own.sources(arch)
+    if custom.matches(arch) and not from_timm.matches(arch):
+        return custom.sources(arch)
     return {Path(inspect.getfile(ARCHITECTURES.get(arch)))} if arch in ARCHITECTURES.names() else set()
 
 
@@ -78,13 +78,13 @@ def build(
     gives the same network. Raises PruningError for an unknown or failing architecture, for weights that do
     not fit, and for a network that cannot take the images (see `trial.check`).
     """
-    from pruning.models import trial, weights_file
+    from pruning.models import shape_check, weights_file
 
     known(arch)
     if pretrained and weights is not None:
         raise PruningError(f"Both --pretrained and --weights {weights} are given: choose one of them.")
     model = _make(arch, classes, shape[0], pretrained)
-    trial.check(model, shape, classes, arch)
+    shape_check.check(model, shape, classes, arch)
     if weights is not None:
         weights_file.load(model, weights, arch)
     return model
@@ -97,7 +97,7 @@ def _make(arch: str, classes: int, channels: int, pretrained: bool) -> nn.Module
         return from_torchvision.make(arch, classes, channels, pretrained)
     if pretrained:
         check_published(arch)
-    if users_own.matches(arch):
-        return users_own.make(arch, classes, channels)
+    if custom.matches(arch):
+        return custom.make(arch, classes, channels)
     model: nn.Module = ARCHITECTURES.get(arch)(classes, channels)
     return model

@@ -33,7 +33,7 @@ from pruning.report.comparison import (
 from pruning.report.page import page
 from pruning.report.points import arrange
 from pruning.report.runs import read, without_repeats
-from pruning.utils import safe_files
+from pruning.utils import files
 
 __all__ = [
     "Comparison",
@@ -67,7 +67,7 @@ def write(folders: Sequence[Path], out: Path) -> Report:
     PruningError if a folder is missing, has no complete run or a damaged record, if `out` cannot be written to, or
     if Matplotlib is missing; nothing is written then.
     """
-    safe_files.check_writable(out, "--out")
+    files.check_writable(out, "--out")
     runs, repeats = without_repeats(read(folders))
     tasks = arrange(runs)
     warnings = [*repeats, *(warning for task in tasks for warning in task.warnings)]
@@ -82,7 +82,7 @@ def write(folders: Sequence[Path], out: Path) -> Report:
         contents |= {f"{figure.name}.svg": figure.svg, f"{figure.name}.png": figure.png}
     contents["index.html"] = page(tasks, drawn, checklist(tasks), warnings)
     for name, content in contents.items():
-        safe_files.write_bytes(out / name, content.encode() if isinstance(content, str) else content)
+        files.write_bytes(out / name, content.encode() if isinstance(content, str) else content)
     return Report(
         page=out / "index.html",
         files=tuple(out / name for name in contents),

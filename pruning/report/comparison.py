@@ -27,7 +27,7 @@ from pruning.report.runs import (
     read,
     without_repeats,
 )
-from pruning.utils.statistics import Interval, Summary, confidence_interval, summarise
+from pruning.utils.seed_statistics import Interval, Summary, confidence_interval, summarise
 
 CONFIDENCE = 0.95
 DATA_AND_NETWORK = ("dataset", "data", "arch")

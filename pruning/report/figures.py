@@ -19,7 +19,7 @@ from pruning.errors import PruningError
 from pruning.report.points import Point, Series, Task
 from pruning.report.runs import Target, is_random
 from pruning.report.survey import Published, published
-from pruning.utils.statistics import Summary
+from pruning.utils.seed_statistics import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from pruning.report.points import METRICS, Point, Series, Task, record_warnings
 from pruning.report.runs import differing
 from pruning.report.survey import SOURCE, published
 from pruning.report.tables import Spread, conditions, overview
-from pruning.utils.statistics import Summary
+from pruning.utils.seed_statistics import Summary
 
 # Nothing may be loaded or run, whatever a record's text contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

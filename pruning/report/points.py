@@ -22,7 +22,7 @@ from pruning.report.runs import (
     key,
     listing,
 )
-from pruning.utils.statistics import Summary, summarise
+from pruning.utils.seed_statistics import Summary, summarise
 
 Item = TypeVar("Item")
 T = TypeVar("T")

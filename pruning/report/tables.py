@@ -11,7 +11,7 @@ from typing import Any
 
 from pruning.report.points import COMPARED, METRICS, Dense, Point, Task
 from pruning.report.runs import Target, differing, plain
-from pruning.utils.statistics import Summary
+from pruning.utils.seed_statistics import Summary
 
 SHOWN = {
     "top1": "top-1 accuracy (%)",

@@ -20,10 +20,10 @@ from pruning.errors import PruningError
 from pruning.sweep import grid, plan, slots
 from pruning.sweep.plan import Plan, read_shard
 from pruning.sweep.slots import Slots
-from pruning.sweep.work import Board, work
-from pruning.utils import safe_files
+from pruning.sweep.work import SweepState, work
+from pruning.utils import files
 
-__all__ = ["Board", "Plan", "Slots", "prepare", "read_shard", "work"]
+__all__ = ["Plan", "Slots", "SweepState", "prepare", "read_shard", "work"]
 
 
 def prepare(
@@ -39,7 +39,7 @@ def prepare(
 
     `settings` are `NAME=VALUE`, options for all runs. PruningError for whatever is wrong with any of the runs.
     """
-    safe_files.check_writable(runs_dir, "--runs-dir")
+    files.check_writable(runs_dir, "--runs-dir")
     chosen = grid.runs(grid.read(file, settings), runs_dir)
     if any(one.config.tensorboard for one in chosen):
         tensorboard.check()

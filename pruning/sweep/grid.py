@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import PruningError
 from pruning.registry import unknown
@@ -115,7 +115,7 @@ def runs(grid: Grid, runs_dir: Path) -> list[Chosen]:
             )
         for options in fitting:
             options |= changes
-    names = telling([choices for choices, _ in given])
+    names = distinguishing_options([choices for choices, _ in given])
     found = []
     for choices, options in given:
         told = {name: choices[name] for name in names if name in choices}
@@ -129,7 +129,7 @@ def words(choices: Mapping[str, Any]) -> str:
     return _words(choices) or "the only one"
 
 
-def telling(given: Sequence[Mapping[str, Any]]) -> list[str]:
+def distinguishing_options(given: Sequence[Mapping[str, Any]]) -> list[str]:
     """The options by which these choices differ, less those that only come along with another one."""
     kept: list[str] = []
     for name in dict.fromkeys(name for choices in given for name in choices):

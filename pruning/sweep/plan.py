@@ -14,7 +14,7 @@ from pruning.config.run_config import RunConfig
 from pruning.errors import PruningError
 from pruning.experiment import records
 from pruning.experiment.run_files import SweepFiles
-from pruning.experiment.trajectories import chain_key
+from pruning.experiment.shared_rounds import chain_key
 from pruning.registry import DATASETS, SCHEDULES
 from pruning.sweep.grid import Chosen, words
 from pruning.utils.digests import digest
@@ -180,7 +180,7 @@ def _path(one: Chosen, steps: Sequence[Any]) -> tuple[str, ...]:
 
 def _steps(chosen: Sequence[Chosen]) -> list[Any]:
     """Every run's rounds, found on its network; which is built once for all runs that have the same."""
-    from pruning.experiment.preparation import rounds_of
+    from pruning.experiment.setup import rounds_of
 
     networks: dict[str, tuple[nn.Module, Shape]] = {}
     known: dict[str, Any] = {}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.config.options import AMOUNTS
-from pruning.sweep.grid import telling
+from pruning.sweep.grid import distinguishing_options
 from pruning.sweep.plan import Run
-from pruning.utils.statistics import Summary, summarise
+from pruning.utils.seed_statistics import Summary, summarise
 
 Key = tuple[str, ...]
 
@@ -29,7 +29,7 @@ def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> Table:
 
     A row for every choice that the grid makes besides seed and amount, a column for every amount, dense first.
     """
-    names = telling([run.choices for run in runs])
+    names = distinguishing_options([run.choices for run in runs])
     amount = next((name for name in names if name in AMOUNTS), None)
     across = [name for name in names if name not in ("seed", amount)]
     top1: dict[tuple[Key, str], list[float]] = {}

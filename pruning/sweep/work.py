@@ -23,7 +23,7 @@ from pruning.sweep import progress
 from pruning.sweep.plan import Plan, Run, epochs_each
 from pruning.sweep.progress import Position
 from pruning.sweep.slots import Slots
-from pruning.utils.locks import claim, is_held
+from pruning.utils.file_locks import claim, is_held
 
 TICK = 0.1  # seconds between two looks at the processes
 READING = 1.0  # seconds between two looks at what the runs say
@@ -36,10 +36,10 @@ STOPPED = tuple(code for number in HANDLED for code in (-number, 128 + number))
 class Watcher(Protocol):
     """What watches a sweep: the terminal and the signals."""
 
-    def show(self, board: Board) -> None:
+    def show(self, board: SweepState) -> None:
         """Show how things stand; called a few times a second."""
 
-    def ended(self, board: Board, run: Run) -> None:
+    def ended(self, board: SweepState, run: Run) -> None:
         """A run is finished or has failed."""
 
     def stopping(self, running: int) -> None:
@@ -93,7 +93,7 @@ class Failure:
 
 
 @dataclass
-class Board:
+class SweepState:
     """How things stand, by the names of the runs. Each is in one of `waiting`, `running`, `done` and `failed`.
 
     `elsewhere` are those of the waiting that another process works on. `seconds` is what runs took that ended here.
@@ -127,13 +127,13 @@ class Board:
         return progress.seconds_left(ended, [*waiting, *running], len(self.slots))
 
 
-def work(plan: Plan, slots: Slots, watcher: Watcher, *, retry: bool = False) -> Board:
+def work(plan: Plan, slots: Slots, watcher: Watcher, *, retry: bool = False) -> SweepState:
     """Do all runs of the plan that are not finished, as many at once as there are slots, and return how they ended.
 
     A run that failed before is left alone, unless `retry`. InterruptedRunError if the watcher says so; by then the runs
     have saved and stopped.
     """
-    board = Board(plan, slots)
+    board = SweepState(plan, slots)
     free = list(slots.gpus)
     looked: dict[str, float] = {}
     read_last = 0.0
@@ -163,7 +163,7 @@ def work(plan: Plan, slots: Slots, watcher: Watcher, *, retry: bool = False) -> 
     return board
 
 
-def _fill(board: Board, free: list[str | None], looked: dict[str, float], watcher: Watcher) -> None:
+def _fill(board: SweepState, free: list[str | None], looked: dict[str, float], watcher: Watcher) -> None:
     """Start what can be started on the slots that are free."""
     while free:
         run = _next(board, looked)
@@ -184,7 +184,7 @@ def _fill(board: Board, free: list[str | None], looked: dict[str, float], watche
             claimed.close()
 
 
-def _next(board: Board, looked: Mapping[str, float]) -> Run | None:
+def _next(board: SweepState, looked: Mapping[str, float]) -> Run | None:
     """The run to start now: of those that need not wait for another, the one for which most others wait.
 
     A run waits for those whose rounds it takes over, and for the dense training that another run is doing: it would
@@ -207,7 +207,7 @@ def _next(board: Board, looked: Mapping[str, float]) -> Run | None:
     return min(candidates, key=lambda run: (run.dense in begun, -followers[run.name]), default=None)
 
 
-def _dense_trainings(board: Board) -> tuple[set[str], set[str]]:
+def _dense_trainings(board: SweepState) -> tuple[set[str], set[str]]:
     """The dense trainings that somebody has begun, and those of them that are not done yet."""
     here = [(process.run.dense, process.position.has_dense) for process in board.running.values()]
     there = [
@@ -221,7 +221,7 @@ def _dense_trainings(board: Board) -> tuple[set[str], set[str]]:
     return begun | {dense for dense in finished if dense is not None}, begun - ready
 
 
-def _settled(board: Board, run: Run) -> bool:
+def _settled(board: SweepState, run: Run) -> bool:
     """Whether the run has ended by now, in whatever process; if so it is entered."""
     record = run.files.run.read_result()
     ending = run.files.read_ending()
@@ -257,7 +257,7 @@ def _start(run: Run, claimed: IO[str], slot: str | None) -> Process:
     return Process(run, popen, claimed, slot, time.monotonic())
 
 
-def _ended(board: Board) -> Iterator[Process]:
+def _ended(board: SweepState) -> Iterator[Process]:
     """The processes that have ended since the last look, each once it is entered."""
     for process in [one for one in board.running.values() if one.popen.poll() is not None]:
         _enter(board, process)
@@ -265,7 +265,7 @@ def _ended(board: Board) -> Iterator[Process]:
         yield process
 
 
-def _enter(board: Board, process: Process) -> None:
+def _enter(board: SweepState, process: Process) -> None:
     run, code = process.run, process.popen.returncode
     del board.running[run.name]
     record = run.files.run.read_result()
@@ -282,7 +282,7 @@ def _enter(board: Board, process: Process) -> None:
             run.files.write_ending(code, process.seconds)
 
 
-def _forget_failures(board: Board) -> None:
+def _forget_failures(board: SweepState) -> None:
     """Let runs that failed before be done again, but not those that another sweep is at."""
     for run in board.waiting.values():
         ending = run.files.read_ending()
@@ -294,7 +294,7 @@ def _forget_failures(board: Board) -> None:
             claimed.close()
 
 
-def _stop(board: Board, signal_number: int) -> None:
+def _stop(board: SweepState, signal_number: int) -> None:
     """Hand the signal on and wait until the runs have saved."""
     for process in board.running.values():
         process.popen.send_signal(signal_number)
@@ -303,7 +303,7 @@ def _stop(board: Board, signal_number: int) -> None:
         process.claimed.close()
 
 
-def _kill(board: Board) -> None:
+def _kill(board: SweepState) -> None:
     """Stop the runs at once; what they saved last is whole."""
     for process in board.running.values():
         process.popen.kill()

@@ -123,7 +123,7 @@ def trouble_explained() -> Iterator[None]:
         if not _is_out_of_memory(error):
             raise
         raise RunStoppedError(
-            "Out of memory: a smaller --batch-size (or --test-batch-size, where it was evaluating) helps."
+            "Out of memory: a smaller --batch-size (or --test-batch-size, where it was eval_mode) helps."
         ) from error
     except BrokenPipeError:
         raise  # of the terminal: nobody is there to be told anything

@@ -21,7 +21,7 @@ from torch.nn.utils import prune as torch_prune
 from pruning import Masks, PruningError
 from pruning.axes import methods
 from pruning.axes.allocation import Amount, LayerSize
-from pruning.core.layers import prunable
+from pruning.core.layers import prunable_layers
 from pruning.core.prune import choose
 from pruning.data import Split, load
 from pruning.models import build
@@ -92,7 +92,7 @@ def test_every_combination_prunes_exactly_or_is_refused_with_its_reason(method: 
         assert [layer.sparsity for layer in masks.layers()] == [0.5] * (4 - len(excluded))
         return
     masks = choose(network(method), method, SPARSITY, structure=structure, exclude=excluded, **needed)
-    layers = prunable(network(method), exclude=excluded)
+    layers = prunable_layers(network(method), exclude=excluded)
     sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers]
     for group in ALLOCATIONS.get(methods.split(method)[0])(sizes, Amount(SPARSITY)):
         exact_or_nearest(masks, group.names, group.remove, structure)
@@ -126,7 +126,7 @@ def exact_or_nearest(masks: Masks, names: tuple[str, ...], remove: int, structur
 def test_magnitude_masks_are_those_of_torch_on_five_networks(arch: str, shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     model = build(arch, classes=10, shape=shape)
-    layers = prunable(model)
+    layers = prunable_layers(model)
     # All magnitudes differ: which of equals goes first is not said by torch.
     magnitudes = torch.randperm(sum(layer.size for layer in layers)).add_(1).float()
     for layer, values in zip(layers, magnitudes.split([layer.size for layer in layers]), strict=True):
@@ -160,7 +160,7 @@ def quarter_vgg16() -> nn.Sequential:
             channels = width // 4
         layers.append(nn.MaxPool2d(2))
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, 100))
-    for layer in prunable(model, prune_classifier=True):
+    for layer in prunable_layers(model, prune_classifier=True):
         nn.init.kaiming_normal_(layer.parameter)
     return model
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pruning.axes.finetuning import Situation, distillation
-from pruning.config.config_reading import resolve
+from pruning.axes.finetuning import FinetuneContext, distillation
+from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import InterruptedRunError
 from pruning.experiment.runner import run
@@ -34,7 +34,7 @@ def state(seed: int) -> Mapping[str, Tensor]:
     return {name: tensor.clone() for name, tensor in network(seed).state_dict().items()}
 
 
-SITUATION = Situation(
+SITUATION = FinetuneContext(
     recipe=replace(DENSE, epochs=3, peak_lr=0.05, base_lr=None),
     replay=replace(DENSE, first_epoch=2),
     network=lambda: network(5),

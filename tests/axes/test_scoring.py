@@ -19,8 +19,8 @@ from pruning.axes.scoring import (
     random,
     uniform,
 )
-from pruning.core.collecting import gradients
-from pruning.core.layers import prunable
+from pruning.core.layers import prunable_layers
+from pruning.core.statistics import gradients
 from pruning.errors import PruningError
 from pruning.registry import SCORES
 
@@ -199,7 +199,7 @@ def net() -> Net:
 
 def test_gradients_are_those_of_the_mean_loss_over_all_samples(net: Net) -> None:
     data = batches(5, 3, 1)
-    found = gradients(net, prunable(net, prune_classifier=True), data)
+    found = gradients(net, prunable_layers(net, prune_classifier=True), data)
     whole = copy.deepcopy(net).eval().requires_grad_(True)
     whole.zero_grad()
     inputs, targets = (torch.cat(parts) for parts in zip(*data, strict=True))
@@ -213,7 +213,7 @@ def test_gradients_agree_with_finite_differences() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     data = [(torch.randn(6, 3), torch.randint(2, (6,)))]
-    found = gradients(net, prunable(net), data)["0.weight"]
+    found = gradients(net, prunable_layers(net), data)["0.weight"]
     weight = net[0].weight.data
     for row, column in ((0, 0), (3, 2)):
         losses = []
@@ -226,7 +226,7 @@ def test_gradients_agree_with_finite_differences() -> None:
 
 def test_another_loss(net: Net) -> None:
     data = [(inputs, torch.randn(len(inputs), 3)) for inputs, _ in batches(4)]
-    found = gradients(net, prunable(net), data, loss=functional.mse_loss)
+    found = gradients(net, prunable_layers(net), data, loss=functional.mse_loss)
     whole = copy.deepcopy(net).eval()
     whole.zero_grad()
     functional.mse_loss(whole(data[0][0]), data[0][1]).backward()
@@ -252,9 +252,9 @@ def test_the_model_stays_as_it_is_bit_for_bit(net: Net, fails: bool) -> None:
     with torch.no_grad():
         if fails:
             with pytest.raises(KeyboardInterrupt):
-                gradients(net, prunable(net), shuffled())
+                gradients(net, prunable_layers(net), shuffled())
         else:
-            gradients(net, prunable(net), shuffled())
+            gradients(net, prunable_layers(net), shuffled())
     assert torch.equal(random_state, torch.get_rng_state())
     assert net.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
@@ -273,7 +273,9 @@ def test_the_model_stays_as_it_is_bit_for_bit(net: Net, fails: bool) -> None:
 def test_half_precision_adds_up_in_float32() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).bfloat16()
-    found = gradients(net, prunable(net), [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(3)])
+    found = gradients(
+        net, prunable_layers(net), [(torch.randn(8, 4), torch.randint(2, (8,))) for _ in range(3)]
+    )
     assert found["0.weight"].dtype == torch.float32
     assert not torch.equal(found["0.weight"], found["0.weight"].bfloat16().float())
 
@@ -293,7 +295,7 @@ def test_recurrent_and_attention_layers_have_gradients_and_still_train_afterward
 
     torch.manual_seed(0)
     net = Sequence()
-    found = gradients(net, prunable(net), [(torch.randn(3, 5, 4), torch.tensor([0, 1, 0]))])
+    found = gradients(net, prunable_layers(net), [(torch.randn(3, 5, 4), torch.tensor([0, 1, 0]))])
     assert all(gradient.count_nonzero() for gradient in found.values())
     net(torch.randn(3, 5, 4)).sum().backward()
     assert net.rnn.weight_ih_l0.grad is not None
@@ -301,4 +303,4 @@ def test_recurrent_and_attention_layers_have_gradients_and_still_train_afterward
 
 def test_no_batches(net: Net) -> None:
     with pytest.raises(PruningError, match="at least one batch"):
-        gradients(net, prunable(net), [])
+        gradients(net, prunable_layers(net), [])

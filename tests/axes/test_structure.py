@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pruning.axes.structure import Tile, fixed_sparsity
+from pruning.axes.structure import BlockShape, fixed_sparsity
 from pruning.errors import PruningError
 from pruning.registry import STRUCTURES
 
@@ -23,18 +23,18 @@ class OneLayer:
 @pytest.mark.parametrize(
     ("name", "layer", "tile"),
     [
-        ("weight", OneLayer((4, 3, 2, 2)), Tile((1, 1, 1, 1))),
-        ("filter", OneLayer((4, 3, 2, 2)), Tile((1, 3, 2, 2))),
-        ("filter", OneLayer((4, 3, 2, 2), type="ConvTranspose2d"), Tile((4, 1, 2, 2))),
-        ("filter", OneLayer((4, 3), "linear", "Linear"), Tile((1, 3))),
-        ("block2x4", OneLayer((4, 8, 3, 3)), Tile((2, 4, 1, 1))),
-        ("block2x4", OneLayer((8, 4, 3, 3), type="ConvTranspose2d"), Tile((4, 2, 1, 1))),
-        ("2:4", OneLayer((5, 8, 3, 3)), Tile((1, 4, 1, 1), keep=2)),
-        ("4:8", OneLayer((16, 5, 3), type="ConvTranspose1d"), Tile((8, 1, 1), keep=4)),
-        ("1:3", OneLayer((5, 9), "recurrent", "LSTM"), Tile((1, 3), keep=1)),
+        ("weight", OneLayer((4, 3, 2, 2)), BlockShape((1, 1, 1, 1))),
+        ("filter", OneLayer((4, 3, 2, 2)), BlockShape((1, 3, 2, 2))),
+        ("filter", OneLayer((4, 3, 2, 2), type="ConvTranspose2d"), BlockShape((4, 1, 2, 2))),
+        ("filter", OneLayer((4, 3), "linear", "Linear"), BlockShape((1, 3))),
+        ("block2x4", OneLayer((4, 8, 3, 3)), BlockShape((2, 4, 1, 1))),
+        ("block2x4", OneLayer((8, 4, 3, 3), type="ConvTranspose2d"), BlockShape((4, 2, 1, 1))),
+        ("2:4", OneLayer((5, 8, 3, 3)), BlockShape((1, 4, 1, 1), keep=2)),
+        ("4:8", OneLayer((16, 5, 3), type="ConvTranspose1d"), BlockShape((8, 1, 1), keep=4)),
+        ("1:3", OneLayer((5, 9), "recurrent", "LSTM"), BlockShape((1, 3), keep=1)),
     ],
 )
-def test_tiles_by_hand(name: str, layer: OneLayer, tile: Tile) -> None:
+def test_tiles_by_hand(name: str, layer: OneLayer, tile: BlockShape) -> None:
     assert STRUCTURES.get(name)(layer) == tile
 
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save as safetensors_bytes
 
 from pruning.cli.app import _exit_code
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.core.masks import FORMAT as MASKS_FORMAT
 from pruning.errors import PruningError

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Silent
 
-from pruning.config.config_reading import resolve
-from pruning.experiment.preparation import prepare
+from pruning.config.resolution import resolve
+from pruning.experiment.setup import prepare
 
 ROOT = Path(__file__).parents[2]
 NEEDS_MORE = ("DIR", "NAME", "FILE", "path/to", "my_scores.py", "--help")

@@ -10,7 +10,7 @@ import pytest
 
 from pruning.cli.app import _exit_code
 from pruning.cli.tensorboard import Curves
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 
 
 def test_the_missing_extra_is_named(

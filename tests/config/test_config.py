@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import PruningError
 

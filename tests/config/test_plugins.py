@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli, Silent, StopsAt, events, only_run, read_result, small_mnist
 
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.errors import InterruptedRunError, PruningError
 from pruning.experiment import records
 from pruning.experiment.run_files import RunFolder

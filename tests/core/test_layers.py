@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.core.layers import input_width, prunable
+from pruning.core.layers import input_width, prunable_layers
 from pruning.errors import PruningError
 
 
@@ -26,7 +26,7 @@ class Net(nn.Module):
 
 
 def names(model: nn.Module, **options: object) -> list[str]:
-    return [layer.name for layer in prunable(model, **options)]  # type: ignore[arg-type]
+    return [layer.name for layer in prunable_layers(model, **options)]  # type: ignore[arg-type]
 
 
 DEFAULT = [
@@ -58,7 +58,7 @@ def test_the_classifier_on_request() -> None:
 
 
 def test_what_a_layer_tells() -> None:
-    layers = {layer.name: layer for layer in prunable(Net())}
+    layers = {layer.name: layer for layer in prunable_layers(Net())}
     conv = layers["conv.weight"]
     assert (conv.kind, conv.type, conv.module, conv.shape, conv.size) == (
         "conv",

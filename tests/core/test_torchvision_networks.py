@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.core.layers import prunable
+from pruning.core.layers import prunable_layers
 from pruning.core.prune import prune
-from pruning.measure import compute
+from pruning.measure.macs import count_macs
 from pruning.models import build
 
 SPARSITY = 0.8
@@ -46,7 +46,7 @@ def test_one_round_of_pruning(name: str) -> None:
     torch.manual_seed(0)
     shape = (3, NETWORKS[name], NETWORKS[name])
     model = build(name, classes=10, shape=shape).eval()
-    weights = sum(layer.size for layer in prunable(model))
+    weights = sum(layer.size for layer in prunable_layers(model))
     masks = prune(model, method="global_mag", sparsity=SPARSITY)
     zeros = sum(int((~mask).sum()) for _, mask in masks.items())
     assert (masks.total, zeros) == (weights, round(SPARSITY * weights))
@@ -59,7 +59,7 @@ def test_one_round_of_pruning(name: str) -> None:
     assert outputs.shape == (1, 10)
     assert outputs.isfinite().all()
     by_hand_once = sum(remaining)
-    counted = compute.count(model, shape)
+    counted = count_macs(model, shape)
     assert counted.macs == counter.get_total_flops() / 2
     assert counted.nonzero_macs == by_hand_once
 

@@ -223,7 +223,7 @@ def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def do(runs: Path, **options: Any) -> dict[str, Any]:
     """A run in this process, sharing one short dense training with the others in `runs`."""
-    from pruning.config.config_reading import resolve
+    from pruning.config.resolution import resolve
     from pruning.experiment.runner import run
 
     short = {"epochs": 2, "finetune_epochs": 1, "rounds": 1, "measure_seconds": 0}

@@ -9,11 +9,11 @@ import pytest
 from conftest import Silent, events, interrupted_every, outcome, read_result, small_mnist
 from safetensors.torch import load_file
 
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
-from pruning.experiment.preparation import prepare
 from pruning.experiment.run_files import Checkpoints, RunFolder
 from pruning.experiment.runner import run
+from pruning.experiment.setup import prepare
 from pruning.experiment.verification import verify
 
 WEIGHTS = 58_998

@@ -9,14 +9,14 @@ import pytest
 import torch
 from conftest import Silent, small_mnist
 
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.errors import PruningError
 from pruning.experiment.records import finished
 from pruning.experiment.run_files import RunFolder
 from pruning.experiment.runner import run
 from pruning.experiment.verification import verify
 from pruning.models import build
-from pruning.utils.safe_files import write_network
+from pruning.utils.files import write_network
 
 NET = """
 from torch import nn

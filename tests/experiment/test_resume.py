@@ -34,7 +34,7 @@ from conftest import (
 )
 
 from pruning.cli.signals import Signals
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.errors import InterruptedRunError, RunStoppedError
 from pruning.experiment.runner import run
 

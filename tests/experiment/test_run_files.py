@@ -17,7 +17,7 @@ from pruning.experiment.run_files import (
     record_digest,
     run_folder,
 )
-from pruning.utils.safe_files import write_tensors
+from pruning.utils.files import write_tensors
 
 
 def test_the_newest_whole_checkpoint_is_loaded(tmp_path: Path) -> None:

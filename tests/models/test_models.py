@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from pruning import models
 from pruning.errors import PruningError
-from pruning.models import blueprint, from_torchvision, trial
-from pruning.models.known_facts import known_facts
+from pruning.models import from_torchvision, meta_model, shape_check
 from pruning.models.mobilenet_v2_cifar import mobilenet_v2_cifar
+from pruning.models.model_stats import model_stats
 from pruning.models.resnet_cifar import option_a
 from pruning.models.vit_tiny_cifar import Attention
 from pruning.models.wide_resnet_cifar import WideResNetCifar
@@ -105,9 +105,9 @@ def test_unknown_name_is_answered_with_the_nearest_of_ours_and_torchvisions(wron
 
 @pytest.mark.parametrize("name", ARCHITECTURES.names())
 def test_ours_has_exactly_the_parameters_of_the_named_network(name):
-    facts = blueprint.facts(name)
+    facts = meta_model.facts(name)
     assert facts["parameters"] == PARAMETERS[name]
-    assert as_text(facts) == known_facts()[name]
+    assert as_text(facts) == model_stats()[name]
 
 
 def as_text(facts: dict[str, object]) -> dict[str, str]:
@@ -116,18 +116,18 @@ def as_text(facts: dict[str, object]) -> dict[str, str]:
 
 
 def test_the_table_of_facts_has_every_name_and_no_other():
-    assert list(known_facts()) == models.names()
+    assert list(model_stats()) == models.names()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES.names())
 def test_ours_follows_the_number_of_classes_and_channels_of_the_input_it_declares(name):
-    _, shape = blueprint.blueprint(name)
-    assert trial.fits(name, (2, *shape[1:]), 7)
+    _, shape = meta_model.blueprint(name)
+    assert shape_check.fits(name, (2, *shape[1:]), 7)
 
 
 @pytest.mark.parametrize("name", ["my", "lenet_300_100", "lenet5", "resnet20", "vgg11_bn_cifar", "wrn_22_2"])
 def test_ours_trains_every_parameter(name):
-    _, shape = blueprint.blueprint(name)
+    _, shape = meta_model.blueprint(name)
     model = models.build(name, classes=10, shape=shape)
     F.cross_entropy(model(torch.randn(4, *shape)), torch.arange(4)).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -225,7 +225,7 @@ def test_resnet_starts_with_he_initialisation():
     ("depth", "widening", "published"), [(40, 2, 2_243_546), (16, 8, 10_961_370), (28, 10, 36_479_194)]
 )
 def test_wide_resnet_has_the_published_parameters_at_other_sizes_too(depth, widening, published):
-    assert count(blueprint.unallocated(lambda: WideResNetCifar(depth, widening, 10, 3))) == published
+    assert count(meta_model.unallocated(lambda: WideResNetCifar(depth, widening, 10, 3))) == published
 
 
 def test_mobilenet_differs_from_torchvisions_in_two_strides_alone():
@@ -267,8 +267,8 @@ def test_the_same_seed_builds_the_same_network_and_another_seed_another(name):
 
 def test_counting_leaves_the_random_state_alone():
     before = torch.random.get_rng_state()
-    blueprint.facts("vit_tiny_cifar")
-    blueprint.facts("vit_b_16")
+    meta_model.facts("vit_tiny_cifar")
+    meta_model.facts("vit_b_16")
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -280,10 +280,10 @@ def test_torchvisions_has_the_parameters_that_torchvision_publishes(name):
     import torchvision
 
     published = torchvision.models.get_model_weights(name).DEFAULT
-    facts = blueprint.facts(name)
+    facts = meta_model.facts(name)
     assert (facts["input"], facts["parameters"]) == ("3x224x224", published.meta["num_params"])
     assert facts["macs"] / 1e9 == pytest.approx(published.meta["_ops"], abs=0.0006)  # published in G, rounded
-    assert as_text(facts) == known_facts()[name]
+    assert as_text(facts) == model_stats()[name]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "densenet121"])
@@ -425,7 +425,7 @@ def test_the_trial_leaves_modes_buffers_gradients_and_random_state_as_they_were(
         torch.random.get_rng_state(),
         {key: value.clone() for key, value in model.state_dict().items()},
     )
-    trial.check(model, (1, 2, 2), 2)
+    shape_check.check(model, (1, 2, 2), 2)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert (model.training, model.fc.training, model.norm.training) == (True, True, False)
@@ -435,18 +435,18 @@ def test_the_trial_leaves_modes_buffers_gradients_and_random_state_as_they_were(
 def test_a_batch_that_a_norm_does_not_take_is_refused_and_leaves_no_mark():
     model = Noisy()
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    trial.check_training(model, (1, 2, 2), 2, "noisy")
+    shape_check.check_training(model, (1, 2, 2), 2, "noisy")
     with pytest.raises(
         PruningError, match=r"noisy cannot be trained on a batch of 1 image \(Expected more than 1"
     ):
-        trial.check_training(model, (1, 2, 2), 1, "noisy")
+        shape_check.check_training(model, (1, 2, 2), 1, "noisy")
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert (model.training, model.norm.training) == (True, False)
 
 
 def test_the_trial_names_a_network_by_its_class_when_it_has_no_other_name():
     with pytest.raises(PruningError, match="Noisy returns 2x2 values for 2 images of 3 classes, not 2x3"):
-        trial.check(Noisy(), (1, 2, 2), 3)
+        shape_check.check(Noisy(), (1, 2, 2), 3)
 
 
 # --- the user's own ---

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.errors import PruningError
 from pruning.experiment.run_files import SCHEMA_VERSION, RunFolder, complete_runs
 from pruning.report.runs import Target, read, without_repeats

@@ -19,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.cli.app import _exit_code
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.errors import PruningError
 from pruning.experiment.run_files import EventLog
 from pruning.experiment.runner import run as experiment
 from pruning.sweep import grid, plan, progress, slots, summary
 from pruning.sweep.plan import Plan, Run
 from pruning.sweep.slots import Slots
-from pruning.sweep.work import Board, work
-from pruning.utils.locks import claim
+from pruning.sweep.work import SweepState, work
+from pruning.utils.file_locks import claim
 
 RUNS = Path("runs")
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -419,8 +419,8 @@ SWEEP = {
 class Unseen:
     """Watches a sweep and does nothing about it."""
 
-    def show(self, board: Board) -> None: ...
-    def ended(self, board: Board, run: Run) -> None: ...
+    def show(self, board: SweepState) -> None: ...
+    def ended(self, board: SweepState, run: Run) -> None: ...
     def stopping(self, running: int) -> None: ...
     def check_stop(self) -> None: ...
     def when_forced(self, action: Callable[[], None]) -> None: ...
@@ -441,7 +441,7 @@ def test_a_run_that_was_left_in_its_dense_training_is_taken_up(
     pictures = 0
 
     class Leaving(Unseen):
-        def show(self, board: Board) -> None:
+        def show(self, board: SweepState) -> None:
             nonlocal pictures
             pictures += 1
             assert pictures < 100, "it waits for a process that is gone"

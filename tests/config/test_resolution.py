@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.config.config_reading import differences, resolve
 from pruning.config.options import AMOUNTS
+from pruning.config.resolution import differences, resolve
 from pruning.errors import PruningError
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.errors import PruningError
-from pruning.measure import compute
+from pruning.measure.macs import count_macs, trace_macs
 from pruning.models import build
 
 
@@ -32,7 +32,7 @@ def lenet() -> nn.Module:
 
 
 def test_lenet_by_hand() -> None:
-    counted = compute.count(lenet(), (1, 28, 28))
+    counted = count_macs(lenet(), (1, 28, 28))
     by_hand = [6 * 9 * 26 * 26, 16 * 6 * 9 * 11 * 11, 400 * 120, 120 * 84, 84 * 10]
     assert [layer.macs for layer in counted.layers.values()] == by_hand
     assert [layer.type for layer in counted.layers.values()] == ["Conv2d"] * 2 + ["Linear"] * 3
@@ -46,14 +46,14 @@ def test_lenet_by_hand() -> None:
 def test_our_networks_agree_with_the_published_counts(
     arch: str, shape: tuple[int, int, int], millions: float
 ) -> None:
-    counted = compute.count(build(arch, classes=10, shape=shape), shape)
+    counted = count_macs(build(arch, classes=10, shape=shape), shape)
     assert round(counted.macs / 1e6, 2) == millions
 
 
 def test_the_lenet_of_1998_agrees_with_the_published_count() -> None:
     convolutions = nn.Conv2d(1, 6, 5, padding=2), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.MaxPool2d(2)
     linears = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
-    counted = compute.count(nn.Sequential(*convolutions, nn.Flatten(), *linears), (1, 28, 28))
+    counted = count_macs(nn.Sequential(*convolutions, nn.Flatten(), *linears), (1, 28, 28))
     assert counted.macs == 416_520
 
 
@@ -64,7 +64,7 @@ def test_torchvision_networks_agree_with_torchs_counter(name: str) -> None:
     model = getattr(torchvision.models, name)()
     for parameter in model.parameters():
         parameter.data.fill_(0.01)
-    counted = compute.count(model, (3, 224, 224))
+    counted = count_macs(model, (3, 224, 224))
     assert counted.macs == counted.nonzero_macs == torch_count(model, (3, 224, 224))
     if name == "resnet18":
         assert round(counted.macs / 1e6, 2) == 1814.07
@@ -101,18 +101,18 @@ def test_remaining_multiply_adds_equal_a_naive_count_weight_by_weight(layer: nn.
     layer.weight.data *= torch.rand_like(layer.weight) > 0.6
     x = torch.ones(1, 4, 8, 9)
     # Without padding every product lands on an output of its own, so outputs that move are multiply-adds.
-    assert compute.count(layer, (4, 8, 9)).nonzero_macs == naive_macs(layer, x)
+    assert count_macs(layer, (4, 8, 9)).nonzero_macs == naive_macs(layer, x)
 
 
 def test_padding_is_counted_as_torch_counts_it() -> None:
     model = nn.Conv2d(2, 3, 3, padding=1, bias=False)
-    assert compute.count(model, (2, 5, 5)).macs == 3 * 2 * 9 * 25 == torch_count(model, (2, 5, 5))
+    assert count_macs(model, (2, 5, 5)).macs == 3 * 2 * 9 * 25 == torch_count(model, (2, 5, 5))
 
 
 def test_a_layer_used_twice_counts_twice() -> None:
     layer = nn.Conv2d(2, 2, 3, padding=1, bias=False)
     layer.weight.data[0] = 0
-    counted = compute.count(nn.Sequential(layer, nn.ReLU(), layer), (2, 5, 5))
+    counted = count_macs(nn.Sequential(layer, nn.ReLU(), layer), (2, 5, 5))
     assert counted.layers == {"0": ("Conv2d", 2 * 36 * 25, 36 * 25)}
     assert counted.theoretical_speedup == 2.0
 
@@ -120,7 +120,7 @@ def test_a_layer_used_twice_counts_twice() -> None:
 def test_a_tied_weight_is_credited_to_its_first_owner() -> None:
     first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
     second.weight = first.weight
-    assert compute.count(nn.Sequential(first, second), (1, 1, 4)).layers == {"0": ("Linear", 32, 32)}
+    assert count_macs(nn.Sequential(first, second), (1, 1, 4)).layers == {"0": ("Linear", 32, 32)}
 
 
 class Attention(nn.Module):
@@ -136,7 +136,7 @@ class Attention(nn.Module):
 def test_attention_by_hand_with_its_fused_projection_and_its_products_in_full() -> None:
     model = Attention()
     model.attention.in_proj_weight.data[:12] = 0  # half of the 24 rows of queries, keys and values
-    counted = compute.count(model, (8, 2, 3))
+    counted = count_macs(model, (8, 2, 3))
     tokens, width = 6, 8
     projection, products = tokens * width * 3 * width, 2 * tokens * tokens * width
     assert counted.layers == {
@@ -164,9 +164,9 @@ class CrossAttention(nn.Module):
 
 def test_parts_of_a_fused_projection_keep_their_own_positions() -> None:
     model = CrossAttention()
-    full = compute.count(model, (4, 1, 10)).layers["attention"]
+    full = count_macs(model, (4, 1, 10)).layers["attention"]
     model.attention.in_proj_weight.data[:4] = 0  # the query's part, used for one position only
-    less = compute.count(model, (4, 1, 10)).layers["attention"]
+    less = count_macs(model, (4, 1, 10)).layers["attention"]
     products = 2 * 1 * 10 * 4
     assert full.macs == 16 + 10 * 32 + products
     assert full.macs - less.nonzero_macs == 16
@@ -183,7 +183,7 @@ def test_an_encoder_layers_fast_path_is_counted() -> None:
 
     tokens = 6
     assert (
-        compute.count(Encoder(), (8, 2, 3)).macs
+        count_macs(Encoder(), (8, 2, 3)).macs
         == tokens * (8 * 24 + 8 * 8 + 2 * 8 * 16) + 2 * tokens * tokens * 8
     )
     assert torch.backends.mha.get_fastpath_enabled()
@@ -198,7 +198,7 @@ def test_functional_use_of_a_weight_is_credited_to_the_module_that_owns_it() -> 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return F.linear(x, self.inner.weight)
 
-    assert compute.count(Functional(), (1, 1, 6)).layers == {"inner": ("Linear", 12, 12)}
+    assert count_macs(Functional(), (1, 1, 6)).layers == {"inner": ("Linear", 12, 12)}
 
 
 def test_a_network_that_switches_to_inference_mode_is_counted() -> None:
@@ -208,12 +208,12 @@ def test_a_network_that_switches_to_inference_mode_is_counted() -> None:
             return super().forward(images.clone())
 
     layers = nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 10)
-    assert compute.count(Frozen(*layers), (1, 28, 28)).macs == 2 * 9 * 26 * 26 + 2 * 26 * 26 * 10
+    assert count_macs(Frozen(*layers), (1, 28, 28)).macs == 2 * 9 * 26 * 26 + 2 * 26 * 26 * 10
 
 
 def test_one_trace_serves_every_round_and_every_copy() -> None:
     model = lenet()
-    trace = compute.trace(model, (1, 28, 28))
+    trace = trace_macs(model, (1, 28, 28))
     pruned = copy.deepcopy(model)
     first_linear = next(module for module in pruned.modules() if isinstance(module, nn.Linear))
     first_linear.weight.data[:60] = 0
@@ -224,7 +224,7 @@ def test_one_trace_serves_every_round_and_every_copy() -> None:
 def test_nothing_left_has_no_speedup() -> None:
     model = nn.Linear(4, 2)
     model.weight.data.zero_()
-    assert compute.count(model, (1, 1, 4)).theoretical_speedup is None
+    assert count_macs(model, (1, 1, 4)).theoretical_speedup is None
 
 
 def test_the_model_is_left_as_it_was_found() -> None:
@@ -233,7 +233,7 @@ def test_the_model_is_left_as_it_was_found() -> None:
     model[1].eval()
     before = copy.deepcopy(model.state_dict())
     random_state = torch.get_rng_state()
-    compute.count(model, (1, 5, 5))
+    count_macs(model, (1, 5, 5))
     assert [module.training for module in model] == [True, False, True, True, True]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -241,11 +241,11 @@ def test_the_model_is_left_as_it_was_found() -> None:
 
 
 def test_half_precision_is_counted_alike() -> None:
-    assert compute.count(lenet().bfloat16(), (1, 28, 28)) == compute.count(lenet(), (1, 28, 28))
+    assert count_macs(lenet().bfloat16(), (1, 28, 28)) == count_macs(lenet(), (1, 28, 28))
 
 
 def test_counts_are_exact_beyond_32_bits() -> None:
-    counted = compute.count(nn.Conv2d(64, 64, 9, padding=4, bias=False), (64, 96, 96))
+    counted = count_macs(nn.Conv2d(64, 64, 9, padding=4, bias=False), (64, 96, 96))
     assert counted.macs == counted.nonzero_macs == 64 * 64 * 81 * 96 * 96 > 2**31
     assert type(counted.nonzero_macs) is int
 
@@ -253,7 +253,7 @@ def test_counts_are_exact_beyond_32_bits() -> None:
 def test_an_image_of_the_wrong_shape_is_refused_by_name_and_the_model_left_in_its_mode() -> None:
     model = lenet().train()
     with pytest.raises(PruningError, match="cannot take one image of shape 3x28x28"):
-        compute.count(model, (3, 28, 28))
+        count_macs(model, (3, 28, 28))
     assert model.training
 
 
@@ -261,4 +261,4 @@ def test_an_image_of_the_wrong_shape_is_refused_by_name_and_the_model_left_in_it
 def test_on_a_gpu_the_counts_are_those_of_the_processor() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
-    assert compute.count(Attention().cuda(), (8, 2, 3)).macs == compute.count(Attention(), (8, 2, 3)).macs
+    assert count_macs(Attention().cuda(), (8, 2, 3)).macs == count_macs(Attention(), (8, 2, 3)).macs

@@ -12,13 +12,13 @@ from conftest import Silent, interrupted_every, outcome, read_result, small_mnis
 from safetensors.torch import load_file
 
 from pruning.cli.console import Console
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.core.masks import Masks
 from pruning.errors import DivergedError
-from pruning.experiment.preparation import prepare
 from pruning.experiment.run_files import RunFolder
 from pruning.experiment.runner import run
+from pruning.experiment.setup import prepare
 from pruning.experiment.verification import verify
 from pruning.report.comparison import compare, comparison_table, select
 from pruning.report.runs import read
@@ -107,7 +107,7 @@ def test_going_back_restores_network_masks_and_warnings(tmp_path: Path) -> None:
     kept = {layer.name: torch.zeros_like(layer.parameter, dtype=torch.bool) for layer in session.layers}
     session.masks = Masks(kept).apply(session.model)
     session.warn("everything is gone")
-    session.go_back()
+    session.roll_back()
     assert session.masks is None
     assert session.progress.warnings == ["about the dense network"]
     assert all(torch.equal(before[name], tensor) for name, tensor in session.model.state_dict().items())

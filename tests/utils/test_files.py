@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pruning.errors import PruningError, RunStoppedError
-from pruning.utils.safe_files import (
+from pruning.utils.files import (
     check_savable,
     check_writable,
     end_of_file,

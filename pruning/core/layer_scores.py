@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pruning.axes.scoring import CORRECTIONS, Weights, layer_seed
-from pruning.axes.structure import Tile, output_dimension
-from pruning.core import grouping
-from pruning.core.grouping import Bundle, Candidates
+from pruning.axes.structure import BlockShape, output_dimension
+from pruning.core import pruning_groups
 from pruning.core.layers import Layer
-from pruning.core.selection import LOWEST, Source
+from pruning.core.pruning_groups import Candidates, CoupledGroup
+from pruning.core.topk import LOWEST, Source
 from pruning.errors import PruningError
 from pruning.registry import SCORES, unknown
 
@@ -23,7 +23,7 @@ DEVICE_SLICE = 1 << 24  # the most flags that a float32 sum counts exactly
 
 
 @dataclass(frozen=True)
-class Scored:
+class LayerScorer:
     """The layers with all that their scores depend on. `kept` are the masks so far, empty if there are none."""
 
     layers: Sequence[Layer]
@@ -41,31 +41,31 @@ class Scored:
             for layer in self.layers
         }
 
-    def candidates(self, bundle: Bundle, tiles: Mapping[str, Tile]) -> Candidates:
+    def candidates(self, bundle: CoupledGroup, tiles: Mapping[str, BlockShape]) -> Candidates:
         """The groups of a bundle with what their weights score together."""
-        how = SCORES.entry(self.score).about.get("over_group", "mean")
+        how = SCORES.entry(self.score).about.get("group_reduction", "mean")
         parts, gone = [], []
         for name, order in bundle.tiles.items():
-            scores = grouping.rows(self._scores(name), tiles[name])
-            missing = grouping.rows(self._gone(name), tiles[name]).all(1)
+            scores = pruning_groups.rows(self._scores(name), tiles[name])
+            missing = pruning_groups.rows(self._gone(name), tiles[name]).all(1)
             parts.append(scores if order is None else scores[order])
             gone.append(missing if order is None else missing[order])
         weighs = sum(part.shape[1] for part in parts)
-        return Candidates(grouping.together(parts, how), torch.stack(gone).all(0), weighs)
+        return Candidates(pruning_groups.together(parts, how), torch.stack(gone).all(0), weighs)
 
-    def kept_in_each(self, name: str, tile: Tile) -> Tensor:
+    def kept_in_each(self, name: str, tile: BlockShape) -> Tensor:
         """The mask of a layer of which every tile keeps a number of weights."""
         assert tile.keep is not None
         scores = self._scores(name).masked_fill(self._gone(name), LOWEST)
-        kept = grouping.keep_in_each(grouping.rows(scores, tile), tile.keep)
-        return self._still(name, grouping.unrows(kept, tuple(scores.shape), tile))
+        kept = pruning_groups.keep_in_each(pruning_groups.rows(scores, tile), tile.keep)
+        return self._still(name, pruning_groups.from_blocks(kept, tuple(scores.shape), tile))
 
-    def spread(self, name: str, tile: Tile, order: Tensor | None, kept: Tensor) -> Tensor:
+    def spread(self, name: str, tile: BlockShape, order: Tensor | None, kept: Tensor) -> Tensor:
         """The mask of a layer whose k-th tile is `kept` or not."""
         in_layer = kept if order is None else torch.empty_like(kept).index_copy_(0, order, kept)
         shape = self._layer(name).shape
         size = self._layer(name).size // len(kept)
-        return self._still(name, grouping.unrows(in_layer[:, None].expand(-1, size), shape, tile))
+        return self._still(name, pruning_groups.from_blocks(in_layer[:, None].expand(-1, size), shape, tile))
 
     def _scores(self, name: str) -> Tensor:
         """The scores of a whole layer in its shape, weights that are removed counting as zero."""
@@ -114,7 +114,7 @@ def removed_at_zero(parameter: Tensor, kept: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ElementwiseScores:
+class StreamedScores:
     """The scores of a layer, computed slice by slice from its weights as they lie. A `selection.Source`.
 
     gone: where weights are removed already, if earlier masks say so; `zeros_go_first` if the zeros say so.
@@ -172,16 +172,16 @@ class ElementwiseScores:
         # Not in place: a score may hand back the weights themselves.
         return scores if gone is None else scores.masked_fill(gone, LOWEST)
 
-    def held(self) -> HeldScores:
+    def held(self) -> MaterializedScores:
         """The scores of the layer as a whole, weights that are removed counting as zero."""
         # A copy, so that a user's score that works in place leaves the model alone.
         left = self.parameter.clone() if self.gone is None else self.parameter.masked_fill(self.gone, 0)
         scores = self._scores(range(self.size), left, dict(self.collected), self.gone)
-        return HeldScores(_flat(scores))
+        return MaterializedScores(_flat(scores))
 
 
 @dataclass(frozen=True)
-class HeldScores:
+class MaterializedScores:
     """The scores of a layer (1-d), computed at once and held. A `selection.Source`."""
 
     scores: Tensor
@@ -206,7 +206,7 @@ class HeldScores:
 
 def _source(layer: Layer, score: str, seed: int, kept: Tensor | None, collected: dict[str, Tensor]) -> Source:
     about = SCORES.entry(score).about
-    scores = ElementwiseScores(
+    scores = StreamedScores(
         name=layer.name,
         parameter=layer.parameter.detach(),
         score=SCORES.get(score),

@@ -17,15 +17,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import pruning
 from pruning import Masks, PruningError
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
-from pruning.core.accumulating import Accumulated, accumulate
-from pruning.core.layers import prunable
+from pruning.core.accumulation import Accumulated, accumulate
+from pruning.core.layers import prunable_layers
 from pruning.core.prune import choose
-from pruning.experiment.dense import Origins
-from pruning.experiment.preparation import prepare
+from pruning.experiment.dense_cache import Origins
 from pruning.experiment.runner import policy as tuning_of
 from pruning.experiment.runner import prune, run
+from pruning.experiment.setup import prepare
 
 # The sums
 
@@ -128,7 +128,7 @@ def test_the_sums_go_on_from_what_was_saved() -> None:
     train(whole, optimizer)
     first = accumulate(net, optimizer := sgd(net), "global_movement")
     train(net, optimizer)
-    second = Accumulated(["movement"], prunable(net))
+    second = Accumulated(["movement"], prunable_layers(net))
     second.load({name: sums.clone() for name, sums in first.tensors().items()})
     second.follow(optimizer)
     train(net, optimizer)
@@ -140,14 +140,14 @@ def test_the_sums_go_on_from_what_was_saved() -> None:
 def test_nothing_is_done_at_a_step_for_a_score_that_adds_nothing_up() -> None:
     net = convolutional()
     optimizer = sgd(net)
-    accumulated = Accumulated([], prunable(net))
+    accumulated = Accumulated([], prunable_layers(net))
     accumulated.follow(optimizer)
     assert not optimizer._optimizer_step_pre_hooks
     assert not accumulated
     with pytest.raises(PruningError, match="global_mag goes by nothing that adds up over training"):
         accumulate(net, optimizer, "global_mag")
     with pytest.raises(PruningError, match="Did you mean movement"):
-        Accumulated(["movment"], prunable(net))
+        Accumulated(["movment"], prunable_layers(net))
 
 
 # Pruning by them
@@ -334,7 +334,7 @@ def test_going_back_takes_the_sums_back_too(tmp_path: Path) -> None:
     session.accumulated.load({name: torch.ones_like(x) for name, x in session.accumulated.tensors().items()})
     session.accept()
     session.accumulated.clear()
-    session.go_back()
+    session.roll_back()
     assert all(bool((sums == 1).all()) for sums in session.accumulated["movement"].values())
 
 

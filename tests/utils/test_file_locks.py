@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pruning.errors import PruningError
-from pruning.utils.locks import claim, hold, is_held
+from pruning.utils.file_locks import claim, hold, is_held
 
 Holder = tuple[multiprocessing.context.SpawnProcess, multiprocessing.synchronize.Event]
 

@@ -25,8 +25,8 @@ from pruning.experiment.session import Session, pack, unpack
 from pruning.training.loop import Recipe
 from pruning.training.machine import derive_seed
 from pruning.utils.digests import digest, file_digest
-from pruning.utils.locks import hold
-from pruning.utils.safe_files import read_tensors, write_tensors
+from pruning.utils.file_locks import hold
+from pruning.utils.files import read_tensors, write_tensors
 
 REVISION = 3  # to be raised whenever a change of the code changes what dense training gives
 
@@ -77,9 +77,13 @@ def dense_network(session: Session, *, fresh: bool) -> Origins:
     `session.model` comes with its initial weights. `fresh` trains anew, whatever the cache holds.
     """
     config = session.config
-    rewinds = session.rewinds
+    needs_rewind_state = session.needs_rewind_state
     folder = dense_folder(config.runs_dir, digest(session.basis)[:16])
-    initial = {name: tensor.clone() for name, tensor in session.model.state_dict().items()} if rewinds else {}
+    initial = (
+        {name: tensor.clone() for name, tensor in session.model.state_dict().items()}
+        if needs_rewind_state
+        else {}
+    )
 
     def tell_waiting(holder: str) -> None:
         session.emit("waiting", message=f"The same dense training is being done by {holder}; waiting for it.")
@@ -91,7 +95,7 @@ def dense_network(session: Session, *, fresh: bool) -> Origins:
         cached = facts is not None
         if facts is None:
             facts = _train(session, folder)
-        rewind = _snapshot(session, folder, initial) if rewinds else None
+        rewind = _snapshot(session, folder, initial) if needs_rewind_state else None
         network = read_tensors(folder.network)
         session.model.load_state_dict(network)
         if session.accumulated:
@@ -101,7 +105,7 @@ def dense_network(session: Session, *, fresh: bool) -> Origins:
     session.progress.timing["dense_training"] = facts["seconds"]
     session.batches_done = session.dense_batches
     session.emit("dense", cached=cached, key=folder.path.name)
-    return Origins(rewind, network if session.teaches else None)
+    return Origins(rewind, network if session.needs_teacher else None)
 
 
 def recipe(config: RunConfig, limit: int | None) -> Recipe:
@@ -145,7 +149,7 @@ def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
         )
 
     def snapshot(epoch: int) -> None:
-        if epoch == session.config.rewind_epoch and session.rewinds:
+        if epoch == session.config.rewind_epoch and session.needs_rewind_state:
             write_tensors(folder.snapshot(epoch), session.model.state_dict())
 
     with session.clock.stage("dense_training"):

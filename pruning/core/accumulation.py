@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.axes import methods
-from pruning.core.layers import Layer, prunable
+from pruning.core.layers import Layer, prunable_layers
 from pruning.errors import PruningError
 from pruning.registry import unknown
 
@@ -90,7 +90,9 @@ def accumulate(
     names = methods.accumulates(method)
     if not names:
         raise PruningError(f"{method} goes by nothing that adds up over training: prune with it as it is.")
-    accumulated = Accumulated(names, prunable(model, include, exclude, prune_classifier=prune_classifier))
+    accumulated = Accumulated(
+        names, prunable_layers(model, include, exclude, prune_classifier=prune_classifier)
+    )
     accumulated.follow(optimizer)
     return accumulated
 

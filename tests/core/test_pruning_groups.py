@@ -15,18 +15,18 @@ from torch.nn.utils import prune as torch_prune
 
 import pruning
 from pruning import Masks, PruningError
-from pruning.axes.structure import Tile
-from pruning.core.grouping import (
+from pruning.axes.structure import BlockShape
+from pruning.core.layers import prunable_layers
+from pruning.core.prune import choose
+from pruning.core.pruning_groups import (
     Candidates,
-    coupled_bundles,
+    coupled_groups,
+    from_blocks,
     lowest,
     normalisation_scales,
     rows,
     together,
-    unrows,
 )
-from pruning.core.layers import prunable
-from pruning.core.prune import choose
 
 needs_torch_pruning = pytest.mark.skipif(
     find_spec("torch_pruning") is None,
@@ -42,11 +42,11 @@ needs_torch_pruning = pytest.mark.skipif(
     [((4, 6), (2, 3)), ((4, 6, 3, 2), (1, 6, 3, 2)), ((4, 8, 3, 3), (2, 4, 1, 1)), ((3, 4, 5), (3, 1, 5))],
 )
 def test_rows_are_tiles_and_come_back(shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
-    weight, tile = torch.arange(torch.Size(shape).numel()).view(shape), Tile(sizes)
+    weight, tile = torch.arange(torch.Size(shape).numel()).view(shape), BlockShape(sizes)
     matrix = rows(weight, tile)
     first = weight[tuple(slice(size) for size in sizes)].flatten()
     assert torch.equal(matrix[0], first)
-    assert torch.equal(unrows(matrix, shape, tile), weight)
+    assert torch.equal(from_blocks(matrix, shape, tile), weight)
 
 
 # N:M
@@ -322,8 +322,8 @@ def test_of_several_normalisations_that_follow_joint_filters_the_mean_counts() -
     net = Normalised().eval()
     net.norm.weight.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
     net.outer.weight.data = torch.tensor([-4.0, 1.0, -1.0, 0.0])
-    layers = prunable(net)
-    found = normalisation_scales(net, layers, coupled_bundles("filter", net, images()[0][0], layers))
+    layers = prunable_layers(net)
+    found = normalisation_scales(net, layers, coupled_groups("filter", net, images()[0][0], layers))
     for name in ("stem.weight", "second.weight", "each.weight"):
         assert found[name].flatten(1)[:, 0].tolist() == [2.5, 1.5, 2.0, 2.0]
         assert found[name].shape == net.get_parameter(name).shape
@@ -339,7 +339,7 @@ def test_filters_without_a_normalisation_are_refused_by_name() -> None:
     with pytest.raises(PruningError, match=message):
         choose(net, "global_bn_scale", batches=images(), structure="filter")
     with pytest.raises(PruningError, match=message):
-        check(net, "global_bn_scale", "filter", prunable(net), images()[0][0])
+        check(net, "global_bn_scale", "filter", prunable_layers(net), images()[0][0])
 
 
 # A floor

@@ -18,7 +18,7 @@ import pruning
 from pruning import Masks, PruningError
 from pruning.axes.methods import check, names, split
 from pruning.axes.scoring import Weights
-from pruning.core.layers import prunable
+from pruning.core.layers import prunable_layers
 from pruning.core.prune import choose, plan
 from pruning.registry import SCORES
 
@@ -170,14 +170,14 @@ def sequence() -> nn.Module:
 def test_the_same_masks_as_torch(make: Any, sparsity: float) -> None:
     ours, theirs = make(), make()
     chosen = choose(ours, "global_mag", sparsity)
-    modules = [theirs.get_submodule(layer.module) for layer in prunable(theirs)]
+    modules = [theirs.get_submodule(layer.module) for layer in prunable_layers(theirs)]
     torch_prune.global_unstructured(
         [(module, "weight") for module in modules], torch_prune.L1Unstructured, amount=sparsity
     )
     for mask, module in zip(chosen.values(), modules, strict=True):
         assert torch.equal(mask, module.weight_mask.bool())
     chosen = choose(ours, "layer_mag", sparsity)
-    for mask, layer in zip(chosen.values(), prunable(ours), strict=True):
+    for mask, layer in zip(chosen.values(), prunable_layers(ours), strict=True):
         module = torch_prune.l1_unstructured(make().get_submodule(layer.module), "weight", amount=sparsity)
         assert torch.equal(mask, module.weight_mask.bool())
 

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.utils.statistics import Interval, Summary, confidence_interval, sample_std, summarise, t_quantile
+from pruning.utils.seed_statistics import (
+    Interval,
+    Summary,
+    confidence_interval,
+    sample_std,
+    summarise,
+    t_quantile,
+)
 
 # Two-sided critical values of Student's t as printed in statistical tables.
 TABLE = {

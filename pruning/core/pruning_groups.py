@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from pruning.axes.allocation import Group
-from pruning.axes.structure import Tile, output_dimension
+from pruning.axes.structure import BlockShape, output_dimension
 from pruning.core.layers import Layer
-from pruning.core.selection import LOWEST
+from pruning.core.topk import LOWEST
 from pruning.errors import PruningError
 from pruning.registry import STRUCTURES
 
 
 @dataclass(frozen=True)
-class Bundle:
+class CoupledGroup:
     """Tiles of one or more layers of which the k-th of each go together.
 
     tiles: layer name -> which of its tiles is the k-th; None for its own order.
@@ -35,7 +35,7 @@ class Bundle:
     along: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def tiles_of(structure: str, layers: Sequence[Layer]) -> dict[str, Tile]:
+def block_shapes(structure: str, layers: Sequence[Layer]) -> dict[str, BlockShape]:
     """Every layer's tile. PruningError that names all layers which the structure does not fit, and why."""
     tile = STRUCTURES.get(structure)
     found, refused = {}, {}
@@ -49,9 +49,9 @@ def tiles_of(structure: str, layers: Sequence[Layer]) -> dict[str, Tile]:
     return found
 
 
-def coupled_bundles(
+def coupled_groups(
     structure: str, model: nn.Module, images: Tensor, layers: Sequence[Layer]
-) -> list[Bundle]:
+) -> list[CoupledGroup]:
     """The filters of `layers` bundled by the channels that they make, with biases and batch normalisation along.
 
     images: like those that the network is for; one is sent through a copy, to see how layers are connected. Raises
@@ -86,7 +86,7 @@ def coupled_bundles(
             for own in (("bias",) if _is_layer(modules[name]) else ("weight", "bias"))
             if getattr(modules[name], own, None) is not None
         }
-        bundles.append(Bundle({by_module[name]: order[name] for name in pruned}, along))
+        bundles.append(CoupledGroup({by_module[name]: order[name] for name in pruned}, along))
     if refused:
         in_order = [layer.name for layer in layers if layer.name in refused]
         raise _does_not_fit(structure, {name: refused[name] for name in in_order})
@@ -94,7 +94,7 @@ def coupled_bundles(
 
 
 def normalisation_scales(
-    model: nn.Module, layers: Sequence[Layer], bundles: Sequence[Bundle]
+    model: nn.Module, layers: Sequence[Layer], bundles: Sequence[CoupledGroup]
 ) -> dict[str, Tensor]:
     """For every weight abs(gamma) of the normalisation that its filter goes with; of several the mean. float32.
 
@@ -150,14 +150,14 @@ def _does_not_fit(structure: str, refused: Mapping[str, str]) -> PruningError:
     )
 
 
-def rows(weight: Tensor, tile: Tile) -> Tensor:
+def rows(weight: Tensor, tile: BlockShape) -> Tensor:
     """(tiles, weights in each), tiles and the weights within them in the order of the layer."""
     counts = [length // size for length, size in zip(weight.shape, tile.sizes, strict=True)]
     halves = [number for pair in zip(counts, tile.sizes, strict=True) for number in pair]
     return weight.reshape(halves).permute(_outer_first(weight.dim())).reshape(prod(counts), prod(tile.sizes))
 
 
-def unrows(matrix: Tensor, shape: tuple[int, ...], tile: Tile) -> Tensor:
+def from_blocks(matrix: Tensor, shape: tuple[int, ...], tile: BlockShape) -> Tensor:
     """The weight of this shape that `rows` gave `matrix` of."""
     counts = [length // size for length, size in zip(shape, tile.sizes, strict=True)]
     apart = matrix.reshape(*counts, *tile.sizes)
@@ -200,7 +200,7 @@ class Candidates:
     weighs: int
 
 
-def merged(groups: Iterable[Group], bundles: Sequence[Bundle]) -> list[tuple[list[Bundle], int]]:
+def merged(groups: Iterable[Group], bundles: Sequence[CoupledGroup]) -> list[tuple[list[CoupledGroup], int]]:
     """Which bundles are compared with one another, and how many weights they lose.
 
     Layers that are bundled count as one: what an allocation asks of each is asked of them together.

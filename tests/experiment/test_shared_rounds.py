@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from conftest import Silent, events, interrupted_every, outcome, read_result, small_mnist
 
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.experiment.runner import run
-from pruning.experiment.trajectories import chain_key
+from pruning.experiment.shared_rounds import chain_key
 
 SMALL = {"dataset": "mnist", "epochs": 1, "finetune_epochs": 1, "batch_size": 50, "measure_seconds": 0}
 

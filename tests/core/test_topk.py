@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruning.core import selection
-from pruning.core.selection import smallest
+from pruning.core import topk
+from pruning.core.topk import bottom_k_masks
 
 
 class Scores:
@@ -51,14 +51,14 @@ def sorted_whole(values: Sequence[Tensor], count: int) -> list[Tensor]:
 
 
 def check(values: Sequence[Tensor], count: int, length: int = 1000) -> None:
-    found = smallest([Scores(value, length) for value in values], count)
+    found = bottom_k_masks([Scores(value, length) for value in values], count)
     for mask, expected in zip(found, sorted_whole(values, count), strict=True):
         assert torch.equal(mask, expected)
 
 
 def test_by_hand_with_ties() -> None:
     first, second = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([2.0, 0.0, 2.0, 5.0])
-    masks = smallest([Scores(first), Scores(second)], 4)
+    masks = bottom_k_masks([Scores(first), Scores(second)], 4)
     # In order: 0 of the second, 1 of the first, then the first two of the three 2s.
     assert masks[0].tolist() == [True, False, False]
     assert masks[1].tolist() == [False, False, True, True]
@@ -66,7 +66,7 @@ def test_by_hand_with_ties() -> None:
 
 @pytest.mark.parametrize(("count", "left"), [(-1, 5), (0, 5), (5, 0), (9, 0)])
 def test_none_and_all(count: int, left: int) -> None:
-    (mask,) = smallest([Scores(torch.randn(5))], count)
+    (mask,) = bottom_k_masks([Scores(torch.randn(5))], count)
     assert int(mask.sum()) == left
 
 
@@ -77,7 +77,7 @@ DRAWS = {
     "float16": lambda size: torch.randn(size).half(),
     "mostly zero": lambda size: torch.randn(size) * (torch.rand(size) < 0.1),
     "all equal": lambda size: torch.ones(size),
-    "gone first": lambda size: torch.where(torch.rand(size) < 0.5, selection.LOWEST, torch.randn(size)),
+    "gone first": lambda size: torch.where(torch.rand(size) < 0.5, topk.LOWEST, torch.randn(size)),
     "spread over magnitudes": lambda size: torch.randn(size).mul(30).exp(),
     "ascending": lambda size: torch.arange(size),
     "zeros of both signs": lambda size: torch.randn(size).sign() * 0.0,
@@ -117,14 +117,14 @@ def test_a_bracket_that_misses_is_widened(fraction: float) -> None:
 
     values = torch.randn(20_000)
     source = Misleading(values)
-    (mask,) = smallest([source], round(20_000 * fraction))
+    (mask,) = bottom_k_masks([source], round(20_000 * fraction))
     assert torch.equal(mask, sorted_whole([values], round(20_000 * fraction))[0])
 
 
 def test_one_pass_is_enough_for_scores_that_differ() -> None:
     torch.manual_seed(0)
     source = Scores(torch.randn(100_000))
-    smallest([source], 90_000)
+    bottom_k_masks([source], 90_000)
     assert source.passes == 1
 
 
@@ -135,6 +135,6 @@ def test_the_same_on_a_gpu(draw: str) -> None:
     torch.manual_seed(0)
     values = [DRAWS[draw](size) for size in (300_011, 1, 7, 12_345)]
     for count in (0, 31, 281_127, 312_000):
-        found = smallest([Scores(value.cuda(), 1 << 24) for value in values], count)
+        found = bottom_k_masks([Scores(value.cuda(), 1 << 24) for value in values], count)
         for mask, expected in zip(found, sorted_whole(values, count), strict=True):
             assert torch.equal(mask.cpu(), expected)

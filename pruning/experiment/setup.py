@@ -13,22 +13,24 @@ from pruning.axes.allocation import Amount, LayerSize, read_by_layer
 from pruning.axes.methods import split
 from pruning.axes.structure import output_dimension
 from pruning.config.run_config import RunConfig
-from pruning.core.grouping import at_least, floor_reached
-from pruning.core.layers import Layer, prunable
+from pruning.core.layers import Layer, prunable_layers
 from pruning.core.masks import Masks
 from pruning.core.prune import check
+from pruning.core.pruning_groups import at_least, floor_reached
 from pruning.errors import PruningError, first_line
 from pruning.experiment import records
-from pruning.experiment.dense import basis
+from pruning.experiment.dense_cache import basis
 from pruning.experiment.run_files import RunFolder
 from pruning.experiment.session import Clock, Observer, Session
 from pruning.experiment.targets import Step, moments, searched_steps, steps, steps_to_compression
-from pruning.measure import compute, shrink, size
-from pruning.models import trial
+from pruning.measure import shrink
+from pruning.measure.macs import trace_macs
+from pruning.measure.parameters import count_parameters
+from pruning.models import shape_check
 from pruning.registry import ALLOCATIONS, SCHEDULES, STRUCTURES
 from pruning.training import machine
 from pruning.training.loop import batches_an_epoch
-from pruning.utils import safe_files
+from pruning.utils import files
 
 DRY_BATCHES = 2  # of every pass over the data, in a dry run
 
@@ -52,7 +54,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
     )
     torch.manual_seed(machine.derive_seed(config.seed, "weights"))
     model = build_network(config, images, device)
-    chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
+    chosen = prunable_layers(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
     _check_last_batch(config, model, images)
     check(model, config.method, config.structure, chosen, torch.zeros(1, *images.shape, device=device))
     limit = DRY_BATCHES if config.dry_run else None
@@ -63,7 +65,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
         model=model,
         layers=chosen,
         prunings=_prunings(config, model, chosen, batches_an_epoch(images.train, config.batch_size, limit)),
-        trace=compute.trace(model, images.shape),
+        trace=trace_macs(model, images.shape),
         folder=records.folder_of(config),
         observer=observer,
         clock=clock,
@@ -79,7 +81,7 @@ def _check_last_batch(config: RunConfig, model: nn.Module, images: data.Dataset)
     if not trains or len(images.train) % config.batch_size != min(1, config.batch_size - 1):
         return
     try:
-        trial.check_training(model, images.shape, 1, config.arch)
+        shape_check.check_training(model, images.shape, 1, config.arch)
     except PruningError as error:
         raise PruningError(
             f"{error}, and the last of {len(images.train):,} training images is one by itself: "
@@ -92,20 +94,20 @@ def rounds_of(config: RunConfig, model: nn.Module, shape: tuple[int, int, int]) 
 
     PruningError if it cannot be pruned like that. No data is needed for it, and what the weights are is of no account.
     """
-    chosen = prunable(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
+    chosen = prunable_layers(model, config.include, config.exclude, prune_classifier=config.prune_classifier)
     check(model, config.method, config.structure, chosen, torch.zeros(1, *shape))
     return _steps(config, model, chosen, config.rounds)
 
 
 def check_outputs(config: RunConfig, *, fresh: bool) -> None:
     """PruningError unless everything that the run will write has its place; creates nothing."""
-    safe_files.check_writable(config.runs_dir, "--runs-dir")
+    files.check_writable(config.runs_dir, "--runs-dir")
     records.folder_of(config).check_free()
     if not fresh:
         records.refuse_other_run(config)
     network = config.network_path()
     if network is not None:
-        safe_files.check_savable(network)
+        files.check_savable(network)
 
 
 class DamagedRecordError(PruningError):
@@ -123,7 +125,7 @@ def reopen(folder: RunFolder, observer: Observer) -> tuple[Session, dict[str, An
         raise PruningError(f"{folder.path} holds no complete run: there is no {folder.result.name} in it.")
     session = prepare(_without_first_weights(records.recorded(folder)), observer)
     try:
-        session.model.load_state_dict(safe_files.read_tensors(folder.model))
+        session.model.load_state_dict(files.read_tensors(folder.model))
     except (OSError, RuntimeError, ValueError) as error:
         raise DamagedRecordError(
             f"{folder.model} does not hold this run's network ({first_line(error).rstrip('.:')})."
@@ -214,7 +216,7 @@ def _steps_to_amount(config: RunConfig, model: nn.Module, chosen: list[Layer], n
     if config.max_drop is not None:
         return searched_steps(allocation, config.schedule, number, sizes)
     if config.compression is not None:
-        parameters, weights = size.count(model).parameters, sum(layer.size for layer in sizes)
+        parameters, weights = count_parameters(model).parameters, sum(layer.size for layer in sizes)
         return steps_to_compression(config.compression, parameters, weights, config.schedule, number)
     by_layer = None if config.layer_sparsity is None else read_by_layer(config.layer_sparsity)
     asked = Amount(config.sparsity, config.count, by_layer)

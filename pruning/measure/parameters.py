@@ -21,7 +21,7 @@ class Size:
         return self.parameters / self.nonzero_parameters if self.nonzero_parameters else None
 
 
-def count(model: nn.Module) -> Size:
+def count_parameters(model: nn.Module) -> Size:
     """The size of `model` as it stands; removed weights are those that are exactly zero (+0.0 or -0.0)."""
     parameters = [parameter.detach() for parameter in model.parameters()]
     return Size(

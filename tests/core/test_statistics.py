@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from pruning.axes.scoring import Weights, gradient_flow
 from pruning.axes.scoring import synaptic_flow as flow_score
-from pruning.core.collecting import (
+from pruning.core.layers import prunable_layers
+from pruning.core.statistics import (
     BLOCK,
     COLLECTORS,
     DAMPING,
@@ -24,7 +25,6 @@ from pruning.core.collecting import (
     squared_gradients,
     synaptic_flow,
 )
-from pruning.core.layers import prunable
 from pruning.errors import PruningError
 
 Batch = tuple[Tensor, Tensor]
@@ -52,7 +52,7 @@ def test_the_model_stays_as_it_is_bit_for_bit(need: str) -> None:
     state = copy.deepcopy(net.state_dict())
     modes = [module.training for module in net.modules()]
     random_state = torch.get_rng_state()
-    layers = prunable(net)
+    layers = prunable_layers(net)
     data = batches(4, 2)
     torch.set_rng_state(random_state)
     found = COLLECTORS[need](net, layers, data, functional.cross_entropy)
@@ -74,15 +74,15 @@ def test_the_model_stays_as_it_is_bit_for_bit(need: str) -> None:
 def test_no_batches(need: str) -> None:
     net = convolutional()
     with pytest.raises(PruningError, match="at least one batch"):
-        COLLECTORS[need](net, prunable(net), [], functional.cross_entropy)
+        COLLECTORS[need](net, prunable_layers(net), [], functional.cross_entropy)
 
 
 @pytest.mark.parametrize("need", COLLECTORS)
 def test_how_samples_are_divided_into_batches_changes_nothing(need: str) -> None:
     net, data = convolutional(), batches(6)
     parts = [(data[0][0][:1], data[0][1][:1]), (data[0][0][1:], data[0][1][1:])]
-    whole = COLLECTORS[need](net, prunable(net), data, functional.cross_entropy)
-    divided = COLLECTORS[need](net, prunable(net), parts, functional.cross_entropy)
+    whole = COLLECTORS[need](net, prunable_layers(net), data, functional.cross_entropy)
+    divided = COLLECTORS[need](net, prunable_layers(net), parts, functional.cross_entropy)
     for name, values in whole.items():
         torch.testing.assert_close(divided[name], values, rtol=1e-4, atol=1e-5 * float(values.abs().max()))
 
@@ -94,7 +94,7 @@ def test_squared_gradients_are_those_of_single_samples() -> None:
         for i in range(len(targets)):
             loss = functional.cross_entropy(net(inputs[i : i + 1]), targets[i : i + 1])
             expected += torch.autograd.grad(loss, net[3].weight)[0] ** 2 / 5  # type: ignore[arg-type]
-    torch.testing.assert_close(squared_gradients(net, prunable(net), data)["3.weight"], expected)
+    torch.testing.assert_close(squared_gradients(net, prunable_layers(net), data)["3.weight"], expected)
 
 
 def by_recursion(gradients_of: Tensor, damping: float) -> Tensor:
@@ -117,7 +117,7 @@ def test_inverse_fisher_is_that_of_the_papers_recursion_in_every_block() -> None
             loss = functional.cross_entropy(net(inputs[i : i + 1]), targets[i : i + 1])
             own.append(torch.autograd.grad(loss, net[3].weight)[0].flatten())  # type: ignore[arg-type]
     gradients_of = functional.pad(torch.stack(own) * (net[3].weight != 0).flatten(), (0, 28))  # type: ignore
-    found = inverse_fisher(net, prunable(net), data)["3.weight"]
+    found = inverse_fisher(net, prunable_layers(net), data)["3.weight"]
     for block, expected in enumerate(gradients_of.split(50, dim=1)):
         torch.testing.assert_close(
             found[block].double(), by_recursion(expected, DAMPING), rtol=1e-3, atol=0.1
@@ -129,7 +129,7 @@ def test_gradients_that_are_not_finite_have_no_fisher() -> None:
     net = convolutional()
     net[0].weight.data.fill_(torch.nan)
     with pytest.raises(PruningError, match=r"gradients of 0\.weight are not all finite"):
-        inverse_fisher(net, prunable(net), batches(2))
+        inverse_fisher(net, prunable_layers(net), batches(2))
 
 
 def test_a_network_that_cannot_be_vectorised_goes_sample_by_sample() -> None:
@@ -150,7 +150,9 @@ def test_a_network_that_cannot_be_vectorised_goes_sample_by_sample() -> None:
         torch.autograd.grad(functional.cross_entropy(net(x[None]), y[None]), net.rnn.weight_hh_l0)[0] ** 2 / 3
         for x, y in zip(*data[0], strict=True)
     )
-    torch.testing.assert_close(squared_gradients(net, prunable(net), data)["rnn.weight_hh_l0"], expected)
+    torch.testing.assert_close(
+        squared_gradients(net, prunable_layers(net), data)["rnn.weight_hh_l0"], expected
+    )
 
 
 def smooth() -> tuple[nn.Sequential, list[Batch]]:
@@ -162,7 +164,7 @@ def smooth() -> tuple[nn.Sequential, list[Batch]]:
 def test_hessian_gradients_agree_with_finite_differences_of_the_gradient() -> None:
     """H g = (g(w + e g) - g(w - e g)) / 2e."""
     net, data = smooth()
-    layers = prunable(net)
+    layers = prunable_layers(net)
     found = hessian_gradients(net, layers, data)
     gradient = gradients(net, layers, data)
     moved = []
@@ -170,7 +172,7 @@ def test_hessian_gradients_agree_with_finite_differences_of_the_gradient() -> No
         other = copy.deepcopy(net)
         for name, slope in gradient.items():
             other.get_parameter(name).data += step * slope.double()
-        moved.append(gradients(other, prunable(other), data))
+        moved.append(gradients(other, prunable_layers(other), data))
     for name, product in found.items():
         torch.testing.assert_close(product, (moved[0][name] - moved[1][name]) / 2e-3, rtol=2e-3, atol=2e-6)
 
@@ -178,7 +180,7 @@ def test_hessian_gradients_agree_with_finite_differences_of_the_gradient() -> No
 def test_grasp_is_how_much_removing_a_weight_lowers_the_squared_gradient() -> None:
     """Taylor: g.g after removing w is g.g - 2 w (H g)_w, to first order in w; seen with a hundredth of a step."""
     net, data = smooth()
-    layers = prunable(net)
+    layers = prunable_layers(net)
     products = hessian_gradients(net, layers, data)["0.weight"]
     scores = gradient_flow(Weights(net[0].weight.detach().float(), {"Hessian-gradient product": products}))  # type: ignore
 
@@ -198,7 +200,7 @@ def test_grasp_is_how_much_removing_a_weight_lowers_the_squared_gradient() -> No
 def test_a_loss_without_curvature_has_no_hessian() -> None:
     net = nn.Linear(2, 1, bias=False)
     data = [(torch.ones(1, 2), torch.zeros(1))]
-    found = hessian_gradients(net, prunable(net), data, lambda outputs, targets: outputs.mean())
+    found = hessian_gradients(net, prunable_layers(net), data, lambda outputs, targets: outputs.mean())
     assert not found["weight"].any()
 
 
@@ -216,7 +218,7 @@ def naive_inputs(of: Callable[[Tensor], Tensor]) -> Tensor:
 
 def test_input_norms_and_means_of_a_grouped_convolution() -> None:
     net, data = convolutional(), batches(3, 2)
-    norms, means = input_norms(net, prunable(net), data), input_means(net, prunable(net), data)
+    norms, means = input_norms(net, prunable_layers(net), data), input_means(net, prunable_layers(net), data)
     expected_norms, expected_means = naive_inputs(torch.square).sqrt(), naive_inputs(torch.abs) / (5 * 36)
     for output in range(4):
         for own in range(2):
@@ -232,11 +234,11 @@ def test_input_norms_and_means_of_a_grouped_convolution() -> None:
 def test_inputs_of_linear_and_transposed_layers_by_hand() -> None:
     linear = nn.Linear(2, 3)
     data = [(torch.tensor([[3.0, -1.0], [-4.0, 0.0]]), torch.zeros(2))]
-    assert input_norms(linear, prunable(linear), data)["weight"].tolist() == [[5.0, 1.0]] * 3
-    assert input_means(linear, prunable(linear), data)["weight"].tolist() == [[3.5, 0.5]] * 3
+    assert input_norms(linear, prunable_layers(linear), data)["weight"].tolist() == [[5.0, 1.0]] * 3
+    assert input_means(linear, prunable_layers(linear), data)["weight"].tolist() == [[3.5, 0.5]] * 3
     transposed = nn.ConvTranspose1d(2, 3, 1)
     data = [(torch.tensor([[[3.0, 4.0], [0.0, 2.0]]]), torch.zeros(1))]
-    assert input_norms(transposed, prunable(transposed), data)["weight"][:, :, 0].tolist() == [
+    assert input_norms(transposed, prunable_layers(transposed), data)["weight"][:, :, 0].tolist() == [
         [5.0] * 3,
         [2.0] * 3,
     ]
@@ -255,7 +257,7 @@ def test_a_weight_used_twice_sees_the_inputs_of_both_and_an_unused_one_none() ->
     net = Tied()
     net.one.weight.data = torch.eye(2)
     data = [(torch.tensor([[3.0, 1.0]]), torch.zeros(1, dtype=torch.long))]
-    found = input_means(net, prunable(net, prune_classifier=True), data)
+    found = input_means(net, prunable_layers(net, prune_classifier=True), data)
     assert found["one.weight"].tolist() == [[3.0, 1.0]] * 2
     assert not found["unused.weight"].any()
 
@@ -274,8 +276,8 @@ def test_inputs_that_no_module_is_handed_are_refused_by_name() -> None:
     with pytest.raises(
         PruningError, match=r"inputs of attention\.in_proj_weight, attention\.out_proj\.weight cannot"
     ):
-        input_norms(net, prunable(net), data)
-    assert all(found.any() for found in hessian_gradients(net, prunable(net), data).values())
+        input_norms(net, prunable_layers(net), data)
+    assert all(found.any() for found in hessian_gradients(net, prunable_layers(net), data).values())
 
 
 def test_synaptic_flow_by_hand_counts_paths() -> None:
@@ -283,7 +285,9 @@ def test_synaptic_flow_by_hand_counts_paths() -> None:
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
     net[0].weight.data = torch.tensor([[1.0, -2.0], [3.0, 0.0]])
     net[2].weight.data = torch.tensor([[-5.0, 1.0]])
-    flows = synaptic_flow(net, prunable(net, prune_classifier=True), [(torch.randn(1, 2), torch.zeros(1))])
+    flows = synaptic_flow(
+        net, prunable_layers(net, prune_classifier=True), [(torch.randn(1, 2), torch.zeros(1))]
+    )
     scores = {
         name: flow_score(Weights(net.get_parameter(name).detach(), {"synaptic flow": flow}))
         for name, flow in flows.items()
@@ -301,7 +305,7 @@ def test_synaptic_flow_is_conserved_from_layer_to_layer_and_looks_at_no_data() -
     )  # fmt: skip
     net[1].running_mean.fill_(9)  # type: ignore[union-attr, operator]
     data = [(torch.full((2, 1, 6, 6), torch.nan), torch.zeros(2))]
-    flows = synaptic_flow(net, prunable(net, prune_classifier=True), data)
+    flows = synaptic_flow(net, prunable_layers(net, prune_classifier=True), data)
     totals = [float((net.get_parameter(name).detach().abs() * flow).sum()) for name, flow in flows.items()]
     assert totals == pytest.approx([totals[0]] * 3, rel=1e-5)
 
@@ -313,5 +317,5 @@ def test_deep_and_wide_networks_do_not_overflow() -> None:
     with torch.no_grad():
         for layer in layers:
             layer.weight.mul_(100)
-    flows = synaptic_flow(net, prunable(net), [(torch.randn(1, 100), torch.zeros(1))])
+    flows = synaptic_flow(net, prunable_layers(net), [(torch.randn(1, 100), torch.zeros(1))])
     assert all(flow.isfinite().all() and flow.all() for flow in flows.values())

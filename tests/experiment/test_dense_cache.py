@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from conftest import Silent, small_mnist
-
 from pruning.config.config_reading import resolve
 from pruning.experiment.preparation import prepare
+
 from pruning.experiment.runner import run
 
 NET = """
@@ -58,7 +58,10 @@ def test_a_file_that_the_network_takes_functions_from_counts_too_and_one_that_me
     folder.mkdir()
     (folder / "net.py").write_text(NET.format(width=20, between="ReLU") + "\n\nimport widths_of_mine\n")
     (folder / "widths_of_mine.py").write_text("from deeper_of_mine import width\n")
-    code = "import sys; sys.path += ['..']; from test_dense import basis; print(basis(**eval(sys.argv[1]))['network_source'])"
+    code = (
+        "import sys; sys.path.append('..'); from test_dense_cache import basis\n"
+        "print(basis(**eval(sys.argv[1]))['network_source'])"
+    )
     own = {**options, "arch": f"{folder / 'net.py'}:make"}
     own = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pruning.errors import PruningError, first_line
-from pruning.models.blueprint import unallocated
+from pruning.models.meta_model import unallocated
 from pruning.registry import ARCHITECTURES
 
 Shape = tuple[int, int, int]

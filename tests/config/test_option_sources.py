@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pruning.cli.app import _exit_code
-from pruning.config.config_reading import resolve
+from pruning.config.resolution import resolve
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

@@ -47,7 +47,7 @@ class Source(Protocol):
         """The scores at these flat positions (both 1-d)."""
 
 
-def smallest(sources: Sequence[Source], count: int) -> list[Tensor]:
+def bottom_k_masks(sources: Sequence[Source], count: int) -> list[Tensor]:
     """One flat bool mask per source: False at the `count` smallest scores of them all, True everywhere else."""
     total = sum(source.size for source in sources)
     count = min(max(count, 0), total)

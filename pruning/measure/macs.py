@@ -7,7 +7,7 @@ uses, fused projections and shared modules land where they belong. In one multip
 the same number of times (its positions), so what remains is exactly positions x non-zero weights. Products of
 activations (attention) have no weights and remain in full.
 
-The positions do not change when weights are removed: `trace` runs the network once, `Trace.remaining` only
+The positions do not change when weights are removed: `trace_macs` runs the network once, `MacsTrace.remaining` only
 counts. An experiment traces its network once and counts every round.
 """
 
@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
 from pruning.errors import PruningError, first_line
-from pruning.measure.evaluation import Watch, evaluating, images_like
+from pruning.measure.evaluation import Watch, eval_mode, images_like
 
 
 class LayerCompute(NamedTuple):
@@ -73,7 +73,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Trace:
+class MacsTrace:
     """One image's way through a network: how often each weight is used, and products that read no weight.
 
     All by layer name: class, multiply-adds, positions of each weight, multiply-adds without a weight.
@@ -95,15 +95,15 @@ class Trace:
         return Compute(layers)
 
 
-def count(model: nn.Module, shape: tuple[int, int, int]) -> Compute:
+def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> Compute:
     """Multiply-adds of `model` for one image of `shape` (channels, height, width), dense and remaining.
 
     Raises PruningError if the network cannot take such an image.
     """
-    return trace(model, shape).remaining(model)
+    return trace_macs(model, shape).remaining(model)
 
 
-def trace(model: nn.Module, shape: tuple[int, int, int]) -> Trace:
+def trace_macs(model: nn.Module, shape: tuple[int, int, int]) -> MacsTrace:
     """Run one image of zeros through `model`, in evaluation mode on its device, and see each weight's use.
 
     The model is left as it was found: mode, gradients, batch-norm statistics and random state.
@@ -128,7 +128,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model), sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=list(gpus)):
+        with eval_mode(model), sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=list(gpus)):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -215,9 +215,9 @@ class _Recorder(Watch):
         innermost = max(self.modules.parents - {"Global"}, key=len, default="")
         return innermost.partition(".")[2]
 
-    def trace(self) -> Trace:
+    def trace(self) -> MacsTrace:
         macs = {name: self._macs[name] for name in self._types if name in self._macs}
-        return Trace(self._types, macs, dict(self._positions), dict(self._weightless))
+        return MacsTrace(self._types, macs, dict(self._positions), dict(self._weightless))
 
 
 def _is_matrix(value: Any) -> bool:
