@@ -1,5 +1,10 @@
 """The exceptions that the command line turns into one sentence and an exit code; no traceback is shown for them."""
 
+import signal
+
+# Signals that stop a run; it saves first, so that it can be resumed.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class PruningError(Exception):
     """Something the user asked for cannot be done (exit code 2).

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
-from pruning.errors import InterruptedRunError
+from pruning.errors import STOP_SIGNALS, InterruptedRunError
 
 Handler = Callable[[int, FrameType | None], object] | int | None  # as the signal module hands it out
 
-HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ECHO = 0.4  # seconds: `timeout` and batch systems signal a process and then its group, which is no second thought
 
 
@@ -29,7 +28,7 @@ class Signals:
         self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Self:
-        handled = [number for number in HANDLED if number != signal.SIGHUP or not _is_ignored(number)]
+        handled = [number for number in STOP_SIGNALS if number != signal.SIGHUP or not _is_ignored(number)]
         self._before = {number: signal.signal(number, self._note) for number in handled}
         return self
 

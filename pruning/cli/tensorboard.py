@@ -6,13 +6,12 @@ over the number of the round, the dense network as round 0.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pruning.config.run_config import RunConfig
-from pruning.errors import PruningError
+from pruning.utils.extras import require_extra
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -30,17 +29,11 @@ OF_ROUND = (
 )
 
 
-def check() -> None:
-    """PruningError, naming the extra, if TensorBoard is not there."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise PruningError("--tensorboard needs the extra `tensorboard`: pip install -e '.[tensorboard]'.")
-
-
 class Curves:
     """Writes the scalars of a run's events into `folder`, which comes to be with the first of them."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
-        check()
+        require_extra("--tensorboard", "tensorboard", "tensorboard")
         self._config = config
         self._folder = folder
         self._writer: SummaryWriter | None = None

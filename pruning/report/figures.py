@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from pruning.errors import PruningError
 from pruning.report.points import Point, Series, Task
 from pruning.report.runs import Target, is_random
 from pruning.report.survey import Published, published
+from pruning.utils.extras import require_extra
 from pruning.utils.seed_statistics import Summary
 
 if TYPE_CHECKING:
@@ -118,11 +118,10 @@ def measured_axis(what: str) -> Axis:
 
 def draw(tasks: Sequence[Task]) -> dict[str, list[Figure]]:
     """All figures, by the title of their task. PruningError if Matplotlib is missing."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure as Drawing
-    except ImportError:
-        raise PruningError("A report needs Matplotlib: pip install 'pruning[report]'.") from None
+    require_extra("report", "matplotlib", "report")
+    import matplotlib
+    from matplotlib.figure import Figure as Drawing
+
     methods = [series.method for task in tasks for series in task.series]
     style: Any = STYLE  # Matplotlib's own type lists the names of all options
     with matplotlib.rc_context():

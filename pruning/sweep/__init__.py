@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pruning.cli import tensorboard
 from pruning.errors import PruningError
 from pruning.sweep import grid, plan, slots
 from pruning.sweep.plan import Plan, read_shard
 from pruning.sweep.slots import Slots
 from pruning.sweep.work import SweepState, work
 from pruning.utils import files
+from pruning.utils.extras import require_extra
 
 __all__ = ["Plan", "Slots", "SweepState", "prepare", "read_shard", "work"]
 
@@ -42,7 +42,7 @@ def prepare(
     files.check_writable(runs_dir, "--runs-dir")
     chosen = grid.runs(grid.read(file, settings), runs_dir)
     if any(one.config.tensorboard for one in chosen):
-        tensorboard.check()
+        require_extra("--tensorboard", "tensorboard", "tensorboard")
     room = slots.choose(
         [one.config for one in chosen],
         jobs=jobs,

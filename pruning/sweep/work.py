@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
-from pruning.cli.signals import HANDLED
-from pruning.errors import InterruptedRunError
+from pruning.errors import STOP_SIGNALS, InterruptedRunError
 from pruning.sweep import progress
 from pruning.sweep.plan import Plan, Run, epochs_each
 from pruning.sweep.progress import Position
@@ -30,7 +29,7 @@ READING = 1.0  # seconds between two looks at what the runs say
 LOOKING = 2.0  # seconds between two looks at runs that other sweeps are doing
 LINES = 8  # of a failed run's log to show
 # Exit codes of a run that a signal stopped, and that goes on from there.
-STOPPED = tuple(code for number in HANDLED for code in (-number, 128 + number))
+STOPPED = tuple(code for number in STOP_SIGNALS for code in (-number, 128 + number))
 
 
 class Watcher(Protocol):

@@ -490,7 +490,7 @@ def test_bad_folders_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, record(80))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(PruningError, match=r"pip install 'pruning\[report\]'"):
+    with pytest.raises(PruningError, match=r"pip install -e '\.\[report\]'"):
         report.write([tmp_path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert math.isclose(tasks_of(tmp_path)[0].points[0].summaries["top1"].mean, 80)
