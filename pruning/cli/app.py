@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from pruning.cli import catalogue
-from pruning.cli.console import Console, pluralize
+from pruning.cli.console import Console
 from pruning.cli.signals import Signals
 from pruning.config import option_sources, plugins
 from pruning.config.options import PARTS, option
@@ -34,6 +34,7 @@ from pruning.config.run_config import RunConfig
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
 from pruning.experiment import records
 from pruning.utils.files import write_bytes
+from pruning.utils.text import pluralize
 
 SPELLINGS = {
     "max_lr": ("--max-lr", "--max_lr"),

@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from pruning.utils.text import pluralize
+
 if TYPE_CHECKING:
     from pruning.measure.bench import Section
     from pruning.measure.export import Exported
@@ -468,11 +470,6 @@ def _gain(dense: Mapping[str, float], sparse: Mapping[str, float]) -> str:
     if sparse["upper_quartile_ms"] < dense["lower_quartile_ms"]:
         return f"At batch 1 this network is {sparse['measured_speedup']:.2f} times as fast as with dense tensors here."
     return "At batch 1 there is no gain in speed here beyond the spread of the times: what is saved is bytes."
-
-
-def pluralize(number: int, what: str) -> str:
-    """1 epoch, 2 epochs."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _milliseconds(milliseconds: float | None) -> str:

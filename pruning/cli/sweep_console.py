@@ -25,6 +25,7 @@ from pruning.sweep.plan import Plan, Run
 from pruning.sweep.slots import Slots
 from pruning.sweep.summary import Table as SummaryTable
 from pruning.sweep.work import Failure, SweepState
+from pruning.utils.text import format_duration, pluralize
 
 REFRESH = 0.5  # seconds between two pictures of the live table
 FAILURES_SHOWN = 5  # with the end of their log; of the others only which they are
@@ -48,7 +49,7 @@ class SweepConsole(Console):
         runs, failed = plan.runs, len(plan.failed())
         part = "" if whole is plan else f" (of {len(whole.runs):,}: a shard)"
         finished = f"{len(plan.finished)} finished" + (f", {failed} failed before" if failed else "")
-        lines = [("sweep", f"{file}: {_count(len(runs), 'run')}{part}; {finished}")]
+        lines = [("sweep", f"{file}: {pluralize(len(runs), 'run')}{part}; {finished}")]
         if runs:
             lines += [("records", str(runs[0].config.runs_dir)), ("at once", _slots(slots, runs))]
         for name, text in lines:
@@ -64,7 +65,7 @@ class SweepConsole(Console):
             table.add_row(name.replace("_", " "), *numbers)
         self._out.print(table)
         self.note(
-            f"{_count(plans.trajectories(runs), 'trajectory', 'trajectories')}; {self._time(plan, slots)}\n"
+            f"{pluralize(plans.trajectories(runs), 'trajectory', 'trajectories')}; {self._time(plan, slots)}\n"
         )
 
     def _time(self, plan: Plan, slots: Slots) -> str:
@@ -77,7 +78,7 @@ class SweepConsole(Console):
         seconds = progress.seconds_left(timed, waiting, len(slots))
         if seconds is None:
             return "no run of these was timed yet, so how long it takes is not known"
-        return f"about {_duration(seconds)} left, by the {_count(len(timed), 'run')} timed so far"
+        return f"about {format_duration(seconds)} left, by the {pluralize(len(timed), 'run')} timed so far"
 
     # --- meanwhile --------------------------------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ class SweepConsole(Console):
         ended, total = len(board.done) + len(board.failed), len(board.plan.runs)
         count = f"{ended:>{len(str(total))}}/{total}"
         seconds = board.seconds.get(run.name)
-        took = "" if seconds is None else f", {_duration(seconds)}"
+        took = "" if seconds is None else f", {format_duration(seconds)}"
         if run.name in board.done:
             final = board.done[run.name]["final"]
             where = "" if seconds is not None else " (by another process)"
@@ -121,7 +122,7 @@ class SweepConsole(Console):
     def stopping(self, running: int) -> None:
         self.close()
         if running:
-            self._line(f"stopping: {_count(running, 'run')} saving", style="yellow")
+            self._line(f"stopping: {pluralize(running, 'run')} saving", style="yellow")
 
     def close(self) -> None:
         super().close()
@@ -138,7 +139,7 @@ class SweepConsole(Console):
             (f"{len(board.failed)} failed", "red" if board.failed else ""),
         )
         left = board.seconds_left()
-        time_left = "" if left is None else f"about {_duration(left)} left"
+        time_left = "" if left is None else f"about {format_duration(left)} left"
         whole = Table.grid(padding=(0, 2))
         whole.add_row(
             ProgressBar(total, ended, width=BAR_WIDTH), f"{100 * ended // total} %", counts, time_left
@@ -153,7 +154,9 @@ class SweepConsole(Console):
             bar = ProgressBar(1.0, process.position.fraction, width=BAR_WIDTH)
             chosen = [str(process.run.choices.get(name, "")) for name in self._columns]
             left = process.left
-            running.add_row(*chosen, bar, process.position.stage, "" if left is None else _duration(left))
+            running.add_row(
+                *chosen, bar, process.position.stage, "" if left is None else format_duration(left)
+            )
         more = len(processes) - ROWS_SHOWN
         return Group("", whole, "", running, *([f"and {more} more"] if more > 0 else []))
 
@@ -168,8 +171,8 @@ class SweepConsole(Console):
             self._summary_table(summary.table(runs, board.done))
         if board.failed:
             self._failures(board)
-        now = f", {len(board.seconds)} of them now, in {_duration(board.elapsed)}"
-        self.note(f"\n{len(board.done)} of {_count(len(runs), 'run')} done{now if board.seconds else ''}")
+        now = f", {len(board.seconds)} of them now, in {format_duration(board.elapsed)}"
+        self.note(f"\n{len(board.done)} of {pluralize(len(runs), 'run')} done{now if board.seconds else ''}")
         if board.done and not any(run.config.dry_run for run in runs):
             self.note(f"report: python main.py report {runs[0].config.runs_dir} --out report")
 
@@ -183,7 +186,7 @@ class SweepConsole(Console):
 
     def _failures(self, board: SweepState) -> None:
         by_name = {run.name: run for run in board.plan.runs}
-        self._out.print(Text(f"\n{_count(len(board.failed), 'run')} failed", "bold red"))
+        self._out.print(Text(f"\n{pluralize(len(board.failed), 'run')} failed", "bold red"))
         for number, (name, failure) in enumerate(board.failed.items()):
             run = by_name[name]
             self._line(f"{run.words}: {_why(failure)}; {run.files.log}", style="bold")
@@ -204,20 +207,4 @@ def _slots(slots: Slots, runs: tuple[Run, ...]) -> str:
     with_threads = "/".join(map(str, threads)) + (" threads" if threads != [1] else " thread")
     gpus = [gpu for gpu in slots.gpus if gpu is not None]
     where = f" on GPU {', '.join(sorted(set(gpus)))}" if gpus else ""
-    return (
-        f"{_count(len(slots), 'run')}{where}, {with_threads} each (part of what determines a run's numbers)"
-    )
-
-
-def _count(number: int, what: str, many: str | None = None) -> str:
-    return f"{number:,} {what if number == 1 else many or what + 's'}"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in the two units that matter."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60:,} h {minutes % 60:02} min"
+    return f"{pluralize(len(slots), 'run')}{where}, {with_threads} each (part of what determines a run's numbers)"

@@ -1,0 +1,18 @@
+"""Small formatting helpers for messages, tables and reports."""
+
+from __future__ import annotations
+
+
+def pluralize(count: int, singular: str, plural: str | None = None) -> str:
+    """Return `1 epoch` or `2,000 epochs`; `plural` is for irregular nouns."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in its two largest units: `9.5 s`, `42 s`, `3 min 07 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60:,} h {minutes % 60:02} min"
