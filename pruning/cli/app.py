@@ -1,6 +1,6 @@
 """The command line: options -> RunConfig -> experiment. Torch is imported only once there is work for it.
 
-The options of a run are made from the fields of `options.PARTS`; a new field there is a new option here.
+The options of a run are made from the fields of `options.GROUPS`; a new field there is a new option here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pruning.cli import catalogue
 from pruning.cli.console import Console
 from pruning.cli.signals import Signals
 from pruning.config import option_sources, plugins
-from pruning.config.options import PARTS, option
+from pruning.config.options import GROUPS, flag
 from pruning.config.resolution import in_plain_words, resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
@@ -62,10 +62,10 @@ SPINS = "20000"
 def main() -> None:
     """Run the command line and exit: 0 done, 2 the user's mistake, 129, 130 or 143 interrupted, 1 anything else."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
-    sys.exit(_exit_code(sys.argv[1:]))
+    sys.exit(execute(sys.argv[1:]))
 
 
-def _exit_code(arguments: list[str]) -> int:
+def execute(arguments: list[str]) -> int:
     try:
         outcome = app(arguments, standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
@@ -414,7 +414,7 @@ def _run_command() -> Callable[..., None]:
     hints: dict[str, Any] = {"context": typer.Context}
     hints |= {
         name: _annotation(name, field, part.__doc__ or "")
-        for part in PARTS
+        for part in GROUPS
         for name, field in part.model_fields.items()
     }
     hints |= own
@@ -436,8 +436,8 @@ def _run_command() -> Callable[..., None]:
 def _annotation(name: str, field: FieldInfo, panel: str) -> Any:
     """A field as Typer wants it: its type, None when it is not given, and the help."""
     kind = _plain_type(field.annotation)
-    switch = (f"{option(name)}/--no-{name.replace('_', '-')}",)
-    spelling = SPELLINGS.get(name) or (switch if kind is bool else (option(name),))
+    switch = (f"{flag(name)}/--no-{name.replace('_', '-')}",)
+    spelling = SPELLINGS.get(name) or (switch if kind is bool else (flag(name),))
     # Numbers arrive as text: RunConfig reads them, and so all wrong values are refused in the same words.
     given = kind if kind in (bool, Path, list[str]) else str
     shown = "" if field.default in (None, ()) or kind is bool else f" (default: {field.default})"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pruning.config.options import option
+from pruning.config.options import flag
 from pruning.errors import PruningError
 from pruning.utils.yaml_files import read_yaml
 
@@ -39,7 +39,7 @@ def _named(sentence: str, values: Mapping[str, Any]) -> list[str]:
     """The options with a value that a sentence names, as one would type them."""
     words = re.findall(r"--[a-z][a-z-]*", sentence)
     return [
-        f"{option(name)} {value}"
+        f"{flag(name)} {value}"
         for name, value in values.items()
-        if option(name) in words and value not in NOT_SAID
+        if flag(name) in words and value not in NOT_SAID
     ]

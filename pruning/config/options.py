@@ -29,11 +29,11 @@ from pruning.axes.structure import check_floor, fixed_sparsity
 from pruning.errors import PruningError
 from pruning.registry import DATASETS, FINETUNINGS, SCHEDULES, STRUCTURES, unknown
 
-AMOUNTS = ("sparsity", "compression", "count", "layer_sparsity", "max_drop")
+TARGET_OPTIONS = ("sparsity", "compression", "count", "layer_sparsity", "max_drop")
 DEFAULT_ROUNDS = 3
 
 
-class Part(BaseModel):
+class OptionGroup(BaseModel):
     """A group of options; unknown fields are errors, and a configuration never changes once it is resolved."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -56,12 +56,12 @@ class Part(BaseModel):
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise PruningError(
-                    f"{option(str(info.field_name))} {str(value)!r} cannot be reached ({reason}); give another path."
+                    f"{flag(str(info.field_name))} {str(value)!r} cannot be reached ({reason}); give another path."
                 ) from None
         return value
 
 
-class Data(Part):
+class DataOptions(OptionGroup):
     """Data"""
 
     dataset: str = Field(
@@ -93,7 +93,7 @@ class Data(Part):
         return values
 
 
-class Network(Part):
+class ModelOptions(OptionGroup):
     """Network"""
 
     arch: str = Field(
@@ -126,7 +126,7 @@ class Network(Part):
         return self
 
 
-class DenseTraining(Part):
+class DenseTrainingOptions(OptionGroup):
     """Dense training"""
 
     epochs: int = Field(10, ge=0, description="Epochs of dense training.")
@@ -147,7 +147,7 @@ class DenseTraining(Part):
         return self
 
 
-class Pruning(Part):
+class PruningOptions(OptionGroup):
     """Pruning"""
 
     method: str = Field(
@@ -256,7 +256,7 @@ class Pruning(Part):
     @model_validator(mode="before")
     @classmethod
     def _one_amount(cls, values: dict[str, Any]) -> dict[str, Any]:
-        given = [name for name in AMOUNTS if values.get(name) is not None]
+        given = [name for name in TARGET_OPTIONS if values.get(name) is not None]
         if len(given) > 1:
             raise PruningError(f"{_options(given)} both say how much to remove; give one of them.")
         return values if given else {**values, "sparsity": DEFAULT_SPARSITY}
@@ -290,12 +290,12 @@ class Pruning(Part):
         fixed = fixed_sparsity(structure) if isinstance(structure, str) else None
         if fixed is None:
             return values
-        for name in AMOUNTS:
+        for name in TARGET_OPTIONS:
             given = values.get(name)
             if given is not None and (name != "sparsity" or as_number(given) != fixed):
                 raise PruningError(
-                    f"--structure {structure} removes exactly {fixed:g}, which {option(name)} {given} contradicts; "
-                    f"leave {option(name)} out."
+                    f"--structure {structure} removes exactly {fixed:g}, which {flag(name)} {given} contradicts; "
+                    f"leave {flag(name)} out."
                 )
         if as_number(values.get("rounds", 1)) != 1:
             raise PruningError(
@@ -304,7 +304,7 @@ class Pruning(Part):
         return {**values, "sparsity": fixed, "rounds": 1}
 
 
-class Finetuning(Part):
+class FinetuningOptions(OptionGroup):
     """Fine-tuning"""
 
     finetune: str = Field("go_on", description="What follows each pruning (see `list finetunings`).")
@@ -334,7 +334,7 @@ class Finetuning(Part):
         return FINETUNINGS.entry(name).name
 
 
-class Machine(Part):
+class MachineOptions(OptionGroup):
     """Machine"""
 
     seed: int = Field(0, ge=0, lt=2**63, description="Determines everything that is drawn at random.")
@@ -353,7 +353,7 @@ class Machine(Part):
         return device
 
 
-class Record(Part):
+class OutputOptions(OptionGroup):
     """Record"""
 
     runs_dir: Path = Field(Path("runs"), description="Folder that holds the records.")
@@ -395,11 +395,19 @@ class Record(Part):
         return path
 
 
-PARTS: tuple[type[Part], ...] = (Data, Network, DenseTraining, Pruning, Finetuning, Machine, Record)
-DENSE_PARTS = (Data, Network, DenseTraining, Machine)
+GROUPS: tuple[type[OptionGroup], ...] = (
+    DataOptions,
+    ModelOptions,
+    DenseTrainingOptions,
+    PruningOptions,
+    FinetuningOptions,
+    MachineOptions,
+    OutputOptions,
+)
+DENSE_GROUPS = (DataOptions, ModelOptions, DenseTrainingOptions, MachineOptions)
 
 
-def option(name: str) -> str:
+def flag(name: str) -> str:
     """A field's spelling on the command line: max_lr -> --max-lr."""
     return "--" + name.replace("_", "-")
 
@@ -408,7 +416,7 @@ def _refuse_missing(path: Path, kind: str, advice: str, info: ValidationInfo) ->
     """PruningError for a path that is no `kind`; not for a record's, which is read after its files are gone, too."""
     if info.context != "recorded":
         what = f" is no {kind}" if path.exists() else f": no such {kind}"
-        raise PruningError(f"{option(str(info.field_name))} {path}{what}; {advice}.")
+        raise PruningError(f"{flag(str(info.field_name))} {path}{what}; {advice}.")
 
 
 def as_number(given: Any) -> float | None:
@@ -420,4 +428,4 @@ def as_number(given: Any) -> float | None:
 
 
 def _options(names: Iterable[str]) -> str:
-    return " and ".join(option(name) for name in names)
+    return " and ".join(flag(name) for name in names)

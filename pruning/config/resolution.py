@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pruning.config import plugins
-from pruning.config.options import AMOUNTS, option
+from pruning.config.options import TARGET_OPTIONS, flag
 from pruning.config.run_config import RunConfig, replays_training
 from pruning.errors import PruningError
 from pruning.registry import unknown
@@ -49,14 +49,14 @@ def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
 
 def _told(name: str) -> str:
-    return option(name) if name in RunConfig.model_fields else name.replace("_", " ")
+    return flag(name) if name in RunConfig.model_fields else name.replace("_", " ")
 
 
 def _left_standing(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The file's values, less those that follow from what `options` say anew."""
     outdated: set[str] = set()
-    if any(options.get(name) is not None for name in AMOUNTS):
-        outdated |= set(AMOUNTS)
+    if any(options.get(name) is not None for name in TARGET_OPTIONS):
+        outdated |= set(TARGET_OPTIONS)
     if "schedule" in options and "rounds" not in options:
         outdated.add("rounds")
     replays = replays_training({**values, **options}.get("finetune"))
@@ -102,4 +102,4 @@ def _sentence(error: ValidationError, file: Path | None, options: Mapping[str, A
     given = str(first["input"])
     if not given or not given.isprintable():
         given = repr(given)
-    return PruningError(f"{where}{option(name)} {given}: {message} ({meaning[0].lower()}{meaning[1:]}).")
+    return PruningError(f"{where}{flag(name)} {given}: {message} ({meaning[0].lower()}{meaning[1:]}).")

@@ -15,19 +15,19 @@ from pydantic import model_validator
 from pruning.axes import methods
 from pruning.axes.structure import fixed_sparsity
 from pruning.config.options import (
-    AMOUNTS,
-    DENSE_PARTS,
-    PARTS,
-    Data,
-    DenseTraining,
-    Finetuning,
-    Machine,
-    Network,
-    Part,
-    Pruning,
-    Record,
+    DENSE_GROUPS,
+    GROUPS,
+    TARGET_OPTIONS,
+    DataOptions,
+    DenseTrainingOptions,
+    FinetuningOptions,
+    MachineOptions,
+    ModelOptions,
+    OptionGroup,
+    OutputOptions,
+    PruningOptions,
     as_number,
-    option,
+    flag,
 )
 from pruning.errors import PruningError
 from pruning.registry import FINETUNINGS, SCHEDULES
@@ -36,7 +36,15 @@ from pruning.utils.digests import digest, file_digest
 FINETUNE_LR = 0.05
 
 
-class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Data):
+class RunConfig(
+    OutputOptions,
+    MachineOptions,
+    FinetuningOptions,
+    PruningOptions,
+    DenseTrainingOptions,
+    ModelOptions,
+    DataOptions,
+):
     """One run, fully resolved. Raises PruningError (through `resolve`) for values that make no run."""
 
     @model_validator(mode="after")
@@ -106,7 +114,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
             for name in ("prune_every", "prune_until"):
                 if getattr(self, name) is not None:
                     raise PruningError(
-                        f"{option(name)} is for prunings inside the fine-tuning, and --schedule {self.schedule} has "
+                        f"{flag(name)} is for prunings inside the fine-tuning, and --schedule {self.schedule} has "
                         "none; add --schedule gradual."
                     )
             return self
@@ -148,25 +156,25 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         """The number of epochs that a round's training counts as done when it begins."""
         return self.rewind_epoch if replays_training(self.finetune) else 0
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All fields as JSON and YAML hold them."""
         return self.model_dump(mode="json")
 
-    def of_parts(self, parts: Iterable[type[Part]]) -> dict[str, Any]:
+    def values_of(self, parts: Iterable[type[OptionGroup]]) -> dict[str, Any]:
         """The fields of some parts only, as JSON holds them."""
         names = {name for part in parts for name in part.model_fields}
-        return {name: value for name, value in self.plain().items() if name in names}
+        return {name: value for name, value in self.to_dict().items() if name in names}
 
-    def identity(self) -> dict[str, Any]:
+    def config_key(self) -> dict[str, Any]:
         """The fields that determine the result, and so which run this is."""
-        parts = [part for part in PARTS if part is not Record]
-        return {**self.of_parts(parts), "dry_run": self.dry_run, **self.plugin_contents()}
+        parts = [part for part in GROUPS if part is not OutputOptions]
+        return {**self.values_of(parts), "dry_run": self.dry_run, **self.plugin_digest()}
 
-    def plugin_contents(self) -> dict[str, Any]:
+    def plugin_digest(self) -> dict[str, Any]:
         """A digest of the plugin, which may be another with every call; empty without one."""
         return {} if self.plugin is None else {"plugin_contents": file_digest(self.plugin)}
 
-    def file_contents(self) -> dict[str, str]:
+    def file_digests(self) -> dict[str, str]:
         """Digests of the files of the user's own that the run depends on and that are at hand: option -> contents."""
         where = self.arch.rpartition(":")[0]
         given = {
@@ -177,7 +185,7 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
         at_hand = {name: file for name, file in given.items() if file is not None and file.is_file()}
         return {name: file_digest(file) for name, file in at_hand.items()}
 
-    def accumulation(self) -> dict[str, Any]:
+    def accumulation_key(self) -> dict[str, Any]:
         """What the method has added up over training, with all that says of which layers and how; empty if nothing."""
         names = methods.accumulates(self.method)
         where = ("include", "exclude", "prune_classifier")
@@ -185,38 +193,40 @@ class RunConfig(Record, Machine, Finetuning, Pruning, DenseTraining, Network, Da
             return {}
         return {
             "accumulates": names,
-            **{name: self.plain()[name] for name in where},
-            **self.plugin_contents(),
+            **{name: self.to_dict()[name] for name in where},
+            **self.plugin_digest(),
         }
 
-    def dense_identity(self) -> dict[str, Any]:
+    def dense_config_key(self) -> dict[str, Any]:
         """The fields that determine the dense network and what adds up on the way to it; who agrees shares both."""
-        fields = {**self.of_parts(DENSE_PARTS), "dry_run": self.dry_run, **self.accumulation()}
+        fields = {**self.values_of(DENSE_GROUPS), "dry_run": self.dry_run, **self.accumulation_key()}
         return {name: value for name, value in fields.items() if name != "test_batch_size"}
 
     def run_name(self) -> str:
         """The folder's name: --name, or the main choices and eight digits of a hash over all that matter."""
         if self.name is not None:
             return self.name
-        kind, value = next((kind, getattr(self, kind)) for kind in AMOUNTS if getattr(self, kind) is not None)
+        kind, value = next(
+            (kind, getattr(self, kind)) for kind in TARGET_OPTIONS if getattr(self, kind) is not None
+        )
         amount = (
             re.sub(r"[^A-Za-z0-9._=]+", "_", value)[:40] if isinstance(value, str) else f"{kind}{value:g}"
         )
-        words = [self.dataset, self.arch_word(), self.method, amount, f"seed{self.seed}"]
+        words = [self.dataset, self.arch_slug(), self.method, amount, f"seed{self.seed}"]
         if self.structure != "weight":
             words.insert(3, self.structure.replace(":", "of"))
-        words.append(digest(self.identity())[:8])
+        words.append(digest(self.config_key())[:8])
         if self.dry_run:
             words.insert(0, "dry-run")
         return "-".join(words)
 
-    def network_path(self) -> Path | None:
+    def saved_model_path(self) -> Path | None:
         """Where --save-model and --save-path put the final network; None if neither is given."""
         if self.save_path is None and self.save_model:
-            return Path(f"{self.arch_word()}-pruned.safetensors")
+            return Path(f"{self.arch_slug()}-pruned.safetensors")
         return self.save_path
 
-    def arch_word(self) -> str:
+    def arch_slug(self) -> str:
         """The architecture as a part of a file's name: the end of a path, and no characters that mean something."""
         return re.sub(r"[^A-Za-z0-9._]+", "_", self.arch)[-40:].strip("._")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import models
-from pruning.config.options import DENSE_PARTS
+from pruning.config.options import DENSE_GROUPS
 from pruning.config.run_config import RunConfig
 from pruning.data import Dataset
 from pruning.experiment.run_files import Checkpoints, DenseFolder, dense_folder
@@ -36,7 +36,7 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
 
     Options, but files by their contents, and hardware and versions.
     """
-    options = config.of_parts(DENSE_PARTS)
+    options = config.values_of(DENSE_GROUPS)
     for irrelevant in ("test_batch_size", "data", "weights", "device", "threads"):
         del options[irrelevant]
     return {
@@ -49,7 +49,7 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "revision": REVISION,
-        **config.accumulation(),
+        **config.accumulation_key(),
     }
 
 

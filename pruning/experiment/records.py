@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning.config.options import option
+from pruning.config.options import flag
 from pruning.config.resolution import differences, resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import PruningError
@@ -45,8 +45,8 @@ def changed_files(result: Mapping[str, Any], config: RunConfig) -> list[str]:
     files = result.get("files")
     recorded = files if isinstance(files, dict) else {}
     return [
-        f"{option(name)} {getattr(config, name)}"
-        for name, contents in config.file_contents().items()
+        f"{flag(name)} {getattr(config, name)}"
+        for name, contents in config.file_digests().items()
         if recorded.get(name, contents) != contents
     ]
 
@@ -68,7 +68,7 @@ def refuse_other_run(config: RunConfig) -> None:
     folder = folder_of(config)
     if not folder.config.exists():
         return
-    different = differences(recorded(folder).identity(), config.identity())
+    different = differences(recorded(folder).config_key(), config.config_key())
     if different:
         raise PruningError(
             f"{folder.path} is another run: {'; '.join(different)}. Choose another --name, or replace it with --fresh."

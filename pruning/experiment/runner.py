@@ -77,7 +77,7 @@ def begin(session: Session, *, fresh: bool) -> Origins:
     if saved is not None:
         session.check_basis(saved[1]["basis"])
     shared = shared_rounds.find(session) if session.config.share_rounds and not (saved or fresh) else None
-    session.folder.write_config(session.config.plain())
+    session.folder.write_config(session.config.to_dict())
     origins = Origins()
     if saved is not None:
         session.open_log(saved[1]["progress"]["log_length"], resumed=True)
@@ -259,7 +259,7 @@ def finish(session: Session) -> dict[str, Any]:
     masks = _nothing_removed(session) if session.masks is None else session.masks
     files.write_tensors(folder.model, session.model.state_dict())
     files.write_tensors(folder.masks, masks.tensors(), about=MASKS_FORMAT)
-    network = config.network_path()
+    network = config.saved_model_path()
     if network is not None:
         files.write_network(network, session.model.state_dict())
     entry = records.final_network(progress.dense, progress.rounds)
@@ -267,7 +267,7 @@ def finish(session: Session) -> dict[str, Any]:
     result: dict[str, Any] = {
         "schema_version": run_files.SCHEMA_VERSION,
         "name": folder.path.name,
-        "config": config.plain(),
+        "config": config.to_dict(),
         "environment": machine.environment(session.device),
         "dense": progress.dense,
         "rounds": progress.rounds,

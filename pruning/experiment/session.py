@@ -160,7 +160,7 @@ class Session:
             "start",
             name=self.folder.path.name,
             path=str(self.folder.path),
-            config=config.plain(),
+            config=config.to_dict(),
             images={
                 "shape": list(images.shape),
                 "classes": len(images.classes),
@@ -335,7 +335,7 @@ class Session:
 
     def _begun_under(self) -> dict[str, Any]:
         """All that the run depends on besides its options."""
-        return self.basis | self.config.plugin_contents()
+        return self.basis | self.config.plugin_digest()
 
     def take_training(self) -> tuple[dict[str, Tensor], dict[str, int]] | None:
         """The training that the run was restored in the middle of, once; None if there is none."""

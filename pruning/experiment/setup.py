@@ -41,7 +41,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
     machine.check_precision(config.precision, device)
     machine.prepare(device, config.threads, config.deterministic)
     clock = Clock(device)
-    files = config.file_contents()  # as they are when they are read; they may be edited while the run goes on
+    files = config.file_digests()  # as they are when they are read; they may be edited while the run goes on
     images = data.load(
         config.dataset,
         folder=config.data,
@@ -105,7 +105,7 @@ def check_outputs(config: RunConfig, *, fresh: bool) -> None:
     records.folder_of(config).check_free()
     if not fresh:
         records.refuse_other_run(config)
-    network = config.network_path()
+    network = config.saved_model_path()
     if network is not None:
         files.check_savable(network)
 

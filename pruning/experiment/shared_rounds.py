@@ -36,7 +36,7 @@ def chain_key(config: RunConfig) -> str:
         if amount is not None:
             first = series(kind, amount, config.schedule, config.rounds)[0]
             return digest({**_without_how_far(config), "first": [kind, first]})
-    return digest(config.identity())
+    return digest(config.config_key())
 
 
 def find(session: Session) -> tuple[Mapping[str, Tensor], Mapping[str, Any]] | None:
@@ -77,7 +77,7 @@ def _in_order(step: Step) -> dict[str, Any]:
 
 
 def _without_how_far(config: RunConfig) -> dict[str, Any]:
-    return {name: value for name, value in config.identity().items() if name not in HOW_FAR}
+    return {name: value for name, value in config.config_key().items() if name not in HOW_FAR}
 
 
 def _kept(session: Session, beginning: Mapping[str, Any]) -> Checkpoints:

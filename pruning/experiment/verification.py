@@ -64,7 +64,7 @@ def _digests(folder: RunFolder, result: dict[str, Any]) -> list[Check]:
 
 def _options(folder: RunFolder, result: dict[str, Any]) -> Check:
     """The options that determine the result, in the record and in the file that repeats the run."""
-    beside = recorded_options(folder).identity()
+    beside = recorded_options(folder).config_key()
     beside.pop("plugin_contents", None)  # no option; see _files
     recorded = {name: value for name, value in result["config"].items() if name in beside}
     different = "; ".join(differences(recorded, beside))

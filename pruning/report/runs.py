@@ -15,12 +15,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pruning.axes import methods
-from pruning.config.options import AMOUNTS, DENSE_PARTS, Machine, Record
+from pruning.config.options import DENSE_GROUPS, TARGET_OPTIONS, MachineOptions, OutputOptions
 from pruning.errors import PruningError
 from pruning.experiment import run_files
 
 # What says where and how a run is computed and kept, not what it computes.
-NOT_SETTINGS = {*Record.model_fields, *Machine.model_fields, *AMOUNTS} - {"precision"}
+NOT_SETTINGS = {*OutputOptions.model_fields, *MachineOptions.model_fields, *TARGET_OPTIONS} - {"precision"}
 BASELINE_SCORE = "random"
 # Of these the value alone says what is meant.
 SPEAKING = ("dataset", "arch", "method", "structure", "schedule", "finetune")
@@ -150,7 +150,7 @@ class Run:
     @cached_property
     def target(self) -> Target:
         config = self.record.config
-        kind = next(kind for kind in AMOUNTS if config.get(kind) is not None)
+        kind = next(kind for kind in TARGET_OPTIONS if config.get(kind) is not None)
         return Target(kind, config[kind])
 
     @cached_property
@@ -172,7 +172,7 @@ class Run:
     @cached_property
     def dense_settings(self) -> dict[str, Any]:
         """Those of the settings that determine the dense network."""
-        names = {name for part in DENSE_PARTS for name in part.model_fields}
+        names = {name for part in DENSE_GROUPS for name in part.model_fields}
         return {name: value for name, value in self.settings.items() if name in names}
 
     @cached_property
@@ -229,7 +229,7 @@ def read_run(folder: run_files.RunFolder) -> Run:
     try:
         record = _Record.model_validate(result)
         _Config.model_validate({k: v for k, v in record.config.items() if k in _Config.model_fields})
-        amounts = {kind: amount for kind in AMOUNTS if (amount := record.config.get(kind)) is not None}
+        amounts = {kind: amount for kind in TARGET_OPTIONS if (amount := record.config.get(kind)) is not None}
         for kind, amount in amounts.items():
             (_AmountByLayer if kind == "layer_sparsity" else _Amount)(value=amount)
         json.dumps(result, allow_nan=False)
@@ -240,7 +240,9 @@ def read_run(folder: run_files.RunFolder) -> Run:
     except ValueError:
         raise PruningError(f"{folder.result} is no record of a run: it holds NaN or infinity.") from None
     if not amounts:
-        raise PruningError(f"{folder.result} is no record of a run: config says no {' or '.join(AMOUNTS)}.")
+        raise PruningError(
+            f"{folder.result} is no record of a run: config says no {' or '.join(TARGET_OPTIONS)}."
+        )
     return Run(folder.path, record)
 
 

@@ -178,7 +178,7 @@ def _resolved(grid: Grid, choices: Options, options: Options, runs_dir: Path) ->
 def _refuse_repeated(grid: Grid, found: Iterable[Chosen]) -> None:
     first: dict[str, Chosen] = {}
     for one in found:
-        before = first.setdefault(digest(one.config.identity()), one)
+        before = first.setdefault(digest(one.config.config_key()), one)
         if before is not one:
             same = words(one.choices)
             both = f"{same} twice" if words(before.choices) == same else f"{words(before.choices)} and {same}"

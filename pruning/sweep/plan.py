@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pruning import data, models
-from pruning.config.options import AMOUNTS
+from pruning.config.options import TARGET_OPTIONS
 from pruning.config.run_config import RunConfig
 from pruning.errors import PruningError
 from pruning.experiment import records
@@ -103,7 +103,7 @@ def make(chosen: Sequence[Chosen]) -> Plan:
     for one, path in sorted(zip(chosen, paths, strict=True), key=lambda pair: len(pair[1])):
         after = frozenset(first[node] for node in path if node in first)
         config = _sharing(one.config) if shared & set(path) else one.config
-        dense = digest(config.dense_identity())[:16] if config.epochs else None
+        dense = digest(config.dense_config_key())[:16] if config.epochs else None
         run = Run(config, one.choices, dense, path, after)
         first |= {node: run.name for node in path if node not in first}
         runs.append(run)
@@ -173,7 +173,7 @@ def _path(one: Chosen, steps: Sequence[Any]) -> tuple[str, ...]:
     """
     about = SCHEDULES.entry(one.config.schedule).about
     alone = about.get("searches", False) or about.get("within", False)
-    key = digest(one.config.identity()) if alone else chain_key(one.config)
+    key = digest(one.config.config_key()) if alone else chain_key(one.config)
     plain = [asdict(step) for step in steps]
     return tuple(digest([key, plain[: number + 1]])[:16] for number in range(len(plain)))
 
@@ -205,7 +205,7 @@ def _steps(chosen: Sequence[Chosen]) -> list[Any]:
 
 
 def _amount(config: RunConfig) -> list[Any]:
-    return [getattr(config, name) for name in AMOUNTS]
+    return [getattr(config, name) for name in TARGET_OPTIONS]
 
 
 def _network(config: RunConfig) -> tuple[nn.Module, Shape]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.config.options import AMOUNTS
+from pruning.config.options import TARGET_OPTIONS
 from pruning.sweep.grid import distinguishing_options
 from pruning.sweep.plan import Run
 from pruning.utils.seed_statistics import Summary, summarise
@@ -30,7 +30,7 @@ def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> Table:
     A row for every choice that the grid makes besides seed and amount, a column for every amount, dense first.
     """
     names = distinguishing_options([run.choices for run in runs])
-    amount = next((name for name in names if name in AMOUNTS), None)
+    amount = next((name for name in names if name in TARGET_OPTIONS), None)
     across = [name for name in names if name not in ("seed", amount)]
     top1: dict[tuple[Key, str], list[float]] = {}
     dense: dict[Key, dict[str, float]] = {}

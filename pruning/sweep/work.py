@@ -238,7 +238,7 @@ def _settled(board: SweepState, run: Run) -> bool:
 def _start(run: Run, claimed: IO[str], slot: str | None) -> Process:
     """Start a run's process. It has a group of its own, so that Ctrl-C reaches it through this one only, and once."""
     files = run.files
-    files.write_config(run.config.plain())
+    files.write_config(run.config.to_dict())
     found_here = os.pathsep.join(path for path in sys.path if path)
     environment = {**os.environ, "PYTHONPATH": found_here, "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
     if slot is not None:

@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as safetensors_bytes
 
-from pruning.cli.app import _exit_code
+from pruning.cli.app import execute
 from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.core.masks import FORMAT as MASKS_FORMAT
@@ -523,7 +523,7 @@ def done() -> Iterator[Path]:
     """A runs folder with one finished run in it, `done`, made with the default options but short."""
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
-        assert _exit_code([*QUICKLY, "--runs-dir", str(runs), "--name", "done"]) == 0
+        assert execute([*QUICKLY, "--runs-dir", str(runs), "--name", "done"]) == 0
         torch.set_flush_denormal(False)
         yield runs
 
@@ -575,7 +575,7 @@ def test_it_is_refused_in_one_sentence_and_nothing_changes(
     monkeypatch.chdir(place)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     capsys.readouterr()
-    code = _exit_code(list(bad.arguments))
+    code = execute(list(bad.arguments))
     said = capsys.readouterr().err
     assert code == 2, said
     assert listing(place) == before

@@ -40,12 +40,12 @@ def test_what_a_run_imports_is_out_of_the_garbage_collectors_sight_and_the_rest_
 
 
 def test_help_shows_every_option_of_a_run(cli: Cli) -> None:
-    from pruning.config.options import option
+    from pruning.config.options import flag
     from pruning.config.run_config import RunConfig
 
     shown = cli("--help", COLUMNS="200").stdout
     for name in RunConfig.model_fields:
-        assert option(name) in shown
+        assert flag(name) in shown
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pruning.cli.app import _exit_code
+from pruning.cli.app import execute
 from pruning.cli.tensorboard import Curves
 from pruning.config.resolution import resolve
 
@@ -18,7 +18,7 @@ def test_the_missing_extra_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    assert _exit_code(["--tensorboard"]) == 2
+    assert execute(["--tensorboard"]) == 2
     assert "pip install -e '.[tensorboard]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -40,7 +40,7 @@ def test_a_structure_that_fixes_the_amount_is_one_round_of_it() -> None:
     config = resolve({"structure": "1:4", "method": "layer_mag"})
     assert (config.sparsity, config.rounds) == (0.75, 1)
     assert resolve({"structure": "2:4", "method": "layer_mag", "sparsity": "0.50"}).sparsity == 0.5
-    assert resolve(config.plain()) == config
+    assert resolve(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_drop_is_searched_for_in_eight_rounds() -> None:
     assert (config.schedule, config.rounds, config.sparsity, config.max_drop) == ("until", 8, None, 1.0)
     assert resolve({"max_drop": 0, "rounds": 3}).rounds == 3
     assert "max_drop1" in config.run_name()
-    assert resolve(config.plain()) == config
+    assert resolve(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pruning.cli.app import _exit_code
+from pruning.cli.app import execute
 from pruning.config.resolution import resolve
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    assert _exit_code([str(argument) for argument in arguments]) == 2
+    assert execute([str(argument) for argument in arguments]) == 2
     return capsys.readouterr().err
 
 
@@ -20,7 +20,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def file(tmp_path: Path) -> Path:
     """The resolved configuration of a run, as its folder has it, in place of the options that made it."""
     file = tmp_path / "config.yaml"
-    values = resolve({"weight_decay": 0.1, "runs_dir": tmp_path / "runs"}).plain()
+    values = resolve({"weight_decay": 0.1, "runs_dir": tmp_path / "runs"}).to_dict()
     file.write_text(yaml.safe_dump(values))
     return file
 

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.config.options import AMOUNTS
+from pruning.config.options import TARGET_OPTIONS
 from pruning.config.resolution import differences, resolve
 from pruning.errors import PruningError
 
@@ -43,13 +43,13 @@ def test_how_long_a_policy_trains_is_reckoned_anew_when_the_command_line_moves_i
     policy: str, tmp_path: Path
 ) -> None:
     config = resolve({"finetune": policy, "epochs": 12, "rewind_epoch": 4})
-    file = write(tmp_path / "run.yaml", config.plain())
+    file = write(tmp_path / "run.yaml", config.to_dict())
     assert resolve({}, file) == config
     assert resolve({"epochs": 6}, file).finetune_epochs == 2
     assert resolve({"rewind_epoch": 0}, file).finetune_epochs == 12
     other = resolve({"finetune": "go_on", "finetune_epochs": 2}, file)
     assert (other.finetune_epochs, other.finetune_lr) == (2, 0.05)
-    usual = write(tmp_path / "usual.yaml", resolve({}).plain())
+    usual = write(tmp_path / "usual.yaml", resolve({}).to_dict())
     assert resolve({"finetune": policy}, usual).finetune_epochs == 9
 
 
@@ -106,20 +106,20 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
         "layer_sparsity": st.sampled_from(["conv=0.2 linear=0.4", "*=0.5"]),
         "max_drop": st.floats(0, 100),
     }
-    amount = draw(st.sampled_from(AMOUNTS))
+    amount = draw(st.sampled_from(TARGET_OPTIONS))
     return {**values, amount: draw(amounts[amount])}
 
 
 @given(options())
 def test_what_is_written_out_resolves_to_the_same_run(values: dict[str, Any]) -> None:
     config = resolve(values)
-    again = resolve(yaml.safe_load(yaml.safe_dump(config.plain())))
+    again = resolve(yaml.safe_load(yaml.safe_dump(config.to_dict())))
     assert again == config
     assert again.run_name() == config.run_name()
 
 
 def test_differences_name_the_options() -> None:
-    saved, asked = resolve({}).identity(), resolve({"lr": 0.2, "seed": 4}).identity()
+    saved, asked = resolve({}).config_key(), resolve({"lr": 0.2, "seed": 4}).config_key()
     assert differences(saved, asked) == ["--lr was 0.1, now 0.2", "--seed was 0, now 4"]
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pruning.cli.app import _exit_code
+from pruning.cli.app import execute
 from pruning.experiment.run_files import record_digest
 
 Altered = dict[str, torch.Tensor]
@@ -25,7 +25,7 @@ def fresh() -> Iterator[Path]:
     """The folder of a fresh record."""
     with tempfile.TemporaryDirectory() as folder:
         short = "--epochs 1 --finetune-epochs 1 --rounds 2 --batch-size 512 --measure-seconds 0"
-        assert _exit_code([*short.split(), "--quiet", "--name", "run", "--runs-dir", folder]) == 0
+        assert execute([*short.split(), "--quiet", "--name", "run", "--runs-dir", folder]) == 0
         yield Path(folder) / "run"
 
 
@@ -45,7 +45,7 @@ def denormals_as_before() -> Iterator[None]:
 def verified(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit code of `verify`, and what differs by its word."""
     capsys.readouterr()
-    code = _exit_code(["verify", str(run)])
+    code = execute(["verify", str(run)])
     shown = capsys.readouterr()
     assert "Traceback" not in shown.err
     differing = [line for line in shown.out.splitlines() if "DIFFERS" in line]
@@ -233,12 +233,12 @@ def test_a_search_from_given_weights_is_opened_again_when_these_are_gone(
     search = ("--epochs", "0", "--finetune-epochs", "0", "--rounds", "1", "--measure-seconds", "0", "--quiet")
     place = ("--runs-dir", str(tmp_path), "--name", "search")
     given = (*search, *place, "--max-drop", "90")
-    assert _exit_code(["--weights", str(start), *given]) == 0
+    assert execute(["--weights", str(start), *given]) == 0
     start.unlink()
     assert verified(tmp_path / "search", capsys) == (0, "")
-    assert _exit_code(["export", str(tmp_path / "search"), "--to", "dense"]) == 0
+    assert execute(["export", str(tmp_path / "search"), "--to", "dense"]) == 0
     # Another run does not get this place, and hears of its options, not of the weights that are gone.
-    assert _exit_code([*search, *place, "--sparsity", "0.5"]) == 2
+    assert execute([*search, *place, "--sparsity", "0.5"]) == 2
     assert f"--weights was '{start}', now None" in capsys.readouterr().err
 
 
@@ -247,7 +247,7 @@ def test_a_recorded_run_need_not_have_its_images_to_be_told_from_another(
 ) -> None:
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("data: null", "data: gone"))
-    assert _exit_code(["--runs-dir", str(tmp_path), "--name", run.name]) == 2
+    assert execute(["--runs-dir", str(tmp_path), "--name", run.name]) == 2
     assert "--data was 'gone', now None" in capsys.readouterr().err
     assert verified(run, capsys)[0] == 2
     assert "gone does not exist" in verified(run, capsys)[1]

@@ -37,7 +37,7 @@ def metrics(top1: float, sparsity: float) -> dict[str, Any]:
 
 def record(top1: float, dense: float = 90.0, **options: Any) -> dict[str, Any]:
     """A record as a run leaves it, with these accuracies; `options` are those of a run."""
-    config = resolve(options).plain()
+    config = resolve(options).to_dict()
     sparsity = config["sparsity"] or 0.5
     final = metrics(top1, sparsity)
     rounds = [

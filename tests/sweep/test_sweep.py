@@ -18,7 +18,7 @@ from conftest import Silent, events, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.cli.app import _exit_code
+from pruning.cli.app import execute
 from pruning.config.resolution import resolve
 from pruning.errors import PruningError
 from pruning.experiment.run_files import EventLog
@@ -174,7 +174,7 @@ def test_what_makes_no_sweep_is_refused_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     values, says = REFUSED[case]
     write(tmp_path, values)
-    assert _exit_code(["sweep", "grid.yaml"]) == 2
+    assert execute(["sweep", "grid.yaml"]) == 2
     said = capsys.readouterr().err
     assert re.fullmatch(f"error: grid.yaml: .*{says}.*\n", said), said
     assert [path.name for path in tmp_path.iterdir()] == ["grid.yaml"]
@@ -202,7 +202,7 @@ def test_a_call_that_cannot_be_is_refused(
     monkeypatch.chdir(tmp_path)
     write(tmp_path, {"grid": SEEDS})
     arguments, says = CALLS[case]
-    assert _exit_code(["sweep", "grid.yaml", "--plan", *arguments]) == 2
+    assert execute(["sweep", "grid.yaml", "--plan", *arguments]) == 2
     assert says in capsys.readouterr().err
 
 
@@ -278,7 +278,7 @@ def test_every_ready_grid_has_a_plan(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _exit_code(["sweep", str(file), "--plan"]) == 0
+    assert execute(["sweep", str(file), "--plan"]) == 0
     said = capsys.readouterr().out
     assert f"{len(grid.runs(grid.read(file), RUNS))} runs; 0 finished" in said
     assert "how long it takes is not known" in said
@@ -483,7 +483,7 @@ def test_two_at_once_then_failed_retried_and_stopped(
 
     # Started again a sweep leaves alone what failed, and says so.
     (tmp_path / "broken").unlink()
-    assert _exit_code(sweep) == 1
+    assert execute(sweep) == 1
     said = capsys.readouterr().out
     assert "3 runs; 2 finished, 1 failed before" in said
     assert "it broke in round 2" in said
@@ -494,10 +494,10 @@ def test_two_at_once_then_failed_retried_and_stopped(
     for number in (signal.SIGTERM, signal.SIGHUP):
         with ThreadPoolExecutor() as threads:
             threads.submit(stop_at_resumption, failing, number)
-            assert _exit_code([*sweep, "--retry"]) == 128 + number
+            assert execute([*sweep, "--retry"]) == 128 + number
     (tmp_path / "slow").unlink()
     assert not failing.files.run.result.exists()
-    assert _exit_code(sweep) == 0
+    assert execute(sweep) == 0
     assert "3 of 3 runs done, 1 of them now" in capsys.readouterr().out
 
     # And every record is that of the same run alone.
