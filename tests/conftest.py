@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ import pytest
 from forked import MAIN, Forked
 
 from pruning.errors import InterruptedRunError
+from pruning.experiment.events import Event
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,7 +106,7 @@ def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
 class Silent:
     """What watches a run done in the tests' own process: it says nothing and lets it go on."""
 
-    def event(self, event: Mapping[str, Any]) -> None: ...
+    def event(self, event: Event) -> None: ...
 
     def progress(self, done: int, total: int) -> None: ...
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +33,7 @@ from pruning.config.resolution import in_plain_words, resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
 from pruning.experiment import records
+from pruning.experiment.events import Event
 from pruning.utils.files import write_bytes
 from pruning.utils.text import pluralize
 
@@ -168,9 +169,9 @@ class Watcher:
 
     console: Console
     signals: Signals
-    sinks: tuple[Callable[[Mapping[str, Any]], None], ...] = ()
+    sinks: tuple[Callable[[Event], None], ...] = ()
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         self.console.event(event)
         for sink in self.sinks:
             sink(event)

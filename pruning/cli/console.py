@@ -19,6 +19,7 @@ from rich.text import Text
 from pruning.utils.text import pluralize
 
 if TYPE_CHECKING:
+    from pruning.experiment.events import Event
     from pruning.measure.bench import Section
     from pruning.measure.export import Exported
 
@@ -69,11 +70,11 @@ class Console:
 
     # --- what a run tells -----------------------------------------------------------------------------------------
 
-    def event(self, event: Mapping[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         """Show an event; kinds that have no method here are for the log only."""
-        show = getattr(self, f"_show_{event['event']}", None)
+        show = getattr(self, f"_show_{event.kind}", None)
         if show is not None:
-            show(event)
+            show(event.to_json())
 
     def progress(self, done: int, total: int) -> None:
         """Move the bar over the whole experiment; there is none where the output is no terminal."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pruning.config.run_config import RunConfig
+from pruning.experiment.events import BatchLogged, Evaluated, Event, RoundFinished
 from pruning.utils.extras import require_extra
 
 if TYPE_CHECKING:
@@ -46,33 +47,34 @@ class Curves:
         if self._writer is not None:
             self._writer.close()
 
-    def event(self, event: Mapping[str, Any]) -> None:
-        """Write what an event has to draw."""
-        kind = event["event"]
-        if kind == "batch":
-            self._in_epoch = event["batches"]
-            step = self._batches(event, event["epoch"] - 1) + event["batch"]
-            self._write(event, step, {f"training/{curve}": event[name] for name, curve in OF_BATCH.items()})
-        elif kind == "evaluation" and event["what"] == "training":
-            scalars = {f"validation/{name}": event[name] for name in OF_VALIDATION}
-            self._write(event, self._batches(event, event["epoch"]), scalars)
-        elif kind == "evaluation" and event["what"] == "dense":
-            self._write(event, 0, {f"rounds/{name}": event[name] for name in OF_VALIDATION})
-        elif kind == "round":
-            scalars = {f"rounds/{name}": event[name] for name in OF_ROUND if event.get(name) is not None}
-            self._write(event, event["round"], scalars)
+    def event(self, event: Event) -> None:
+        """Write the scalars of an event."""
+        match event:
+            case BatchLogged():
+                self._in_epoch = event.batches
+                step = self._batches(event.round, event.epoch - 1) + event.batch
+                scalars = {f"training/{curve}": getattr(event, name) for name, curve in OF_BATCH.items()}
+                self._write(event, step, scalars)
+            case Evaluated(what="training", epoch=int(epoch)):
+                scalars = {f"validation/{name}": getattr(event, name) for name in OF_VALIDATION}
+                self._write(event, self._batches(event.round, epoch), scalars)
+            case Evaluated(what="dense"):
+                self._write(event, 0, {f"rounds/{name}": getattr(event, name) for name in OF_VALIDATION})
+            case RoundFinished(entry=entry):
+                scalars = {f"rounds/{name}": entry[name] for name in OF_ROUND if entry.get(name) is not None}
+                self._write(event, entry["round"], scalars)
 
-    def _batches(self, event: Mapping[str, Any], epochs: int) -> int:
+    def _batches(self, number: int | None, epochs: int) -> int:
         """Training batches of the run that are done when the current training counts so many epochs as done."""
-        config, number = self._config, event.get("round")
+        config = self._config
         if number is not None:
             epochs += config.epochs + (number - 1) * config.round_epochs - config.round_first_epoch
         return epochs * self._in_epoch
 
-    def _write(self, event: Mapping[str, Any], step: int, scalars: Mapping[str, float]) -> None:
+    def _write(self, event: Event, step: int, scalars: Mapping[str, float]) -> None:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self._folder))
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step, walltime=event["time"])
+            self._writer.add_scalar(name, value, step, walltime=event.time)

@@ -20,6 +20,7 @@ from pruning import models
 from pruning.config.options import DENSE_GROUPS
 from pruning.config.run_config import RunConfig
 from pruning.data import Dataset
+from pruning.experiment.events import DenseReady, DenseWaiting
 from pruning.experiment.run_files import Checkpoints, DenseFolder, dense_folder
 from pruning.experiment.session import Session, pack, unpack
 from pruning.training.loop import Recipe
@@ -86,7 +87,9 @@ def dense_network(session: Session, *, fresh: bool) -> Origins:
     )
 
     def tell_waiting(holder: str) -> None:
-        session.emit("waiting", message=f"The same dense training is being done by {holder}; waiting for it.")
+        session.emit(
+            DenseWaiting(message=f"The same dense training is being done by {holder}; waiting for it.")
+        )
 
     with hold(folder.lock, "The dense training", tell_waiting, session.observer.check_stop):
         if fresh:
@@ -104,7 +107,7 @@ def dense_network(session: Session, *, fresh: bool) -> Origins:
         session.open_log(0)
     session.progress.timing["dense_training"] = facts["seconds"]
     session.batches_done = session.dense_batches
-    session.emit("dense", cached=cached, key=folder.path.name)
+    session.emit(DenseReady(cached=cached, key=folder.path.name))
     return Origins(rewind, network if session.needs_teacher else None)
 
 

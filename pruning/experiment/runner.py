@@ -21,7 +21,16 @@ from pruning.errors import DivergedError
 from pruning.experiment import records, run_files, shared_rounds
 from pruning.experiment.dense_cache import Origins, dense_network
 from pruning.experiment.dense_cache import recipe as dense_recipe
-from pruning.experiment.session import Observer, Session
+from pruning.experiment.events import (
+    Observer,
+    Pruned,
+    Resumed,
+    RoundFinished,
+    RoundsShared,
+    RunFinished,
+    ScoringStarted,
+)
+from pruning.experiment.session import Session
 from pruning.experiment.setup import check_outputs, networks_to_time, new_network, prepare
 from pruning.experiment.targets import Step
 from pruning.measure import latency, storage
@@ -151,7 +160,7 @@ def remove(session: Session, number: int, step: Step) -> None:
     batches = session.data.train.batches(
         config.batch_size, order=order, channels_last=lies_channels_last(session.model)
     )
-    session.emit("scoring", round=number, **within, method=config.method)
+    session.emit(ScoringStarted(round=number, **within, method=config.method))
     planned = plan(
         session.model,
         config.method,
@@ -172,13 +181,14 @@ def remove(session: Session, number: int, step: Step) -> None:
     session.accumulated.clear()
     _warn_of_empty_layers(session, masks)
     session.emit(
-        "pruning",
-        round=number,
-        **within,
-        target_sparsity=step.target,
-        sparsity=masks.sparsity,
-        removed=masks.removed,
-        prunable=masks.total,
+        Pruned(
+            round=number,
+            **within,
+            target_sparsity=step.target,
+            sparsity=masks.sparsity,
+            removed=masks.removed,
+            prunable=masks.total,
+        )
     )
 
 
@@ -230,7 +240,7 @@ def _enter(session: Session, entry: dict[str, Any]) -> None:
     """Put a round that is over in the record, and save."""
     session.progress.rounds.append(entry)
     session.progress.masked = None
-    session.emit("round", **entry)
+    session.emit(RoundFinished(entry=entry))
     if session.config.share_rounds:
         shared_rounds.keep(session)
     session.save()
@@ -287,7 +297,7 @@ def finish(session: Session) -> dict[str, Any]:
         result["measured"] = latency.compare(networks, session.data.shape, seconds=config.measure_seconds)
     session.clock.lap()
     result["timing"] = {stage: progress.timing.get(stage, 0.0) for stage in STAGES}
-    session.emit("result", path=str(folder.path), **final)
+    session.emit(RunFinished(path=str(folder.path), final=final))
     return folder.write_result(result)
 
 
@@ -316,7 +326,7 @@ def _go_on_from(
         session.open_log(0)
     session.restore(tensors, facts)
     rounds = len(session.progress.rounds)
-    session.emit("shared" if shared else "resumed", rounds=rounds)
+    session.emit(RoundsShared(rounds=rounds) if shared else Resumed(rounds=rounds))
     if shared:
         session.progress.shared_rounds = rounds
         session.save()

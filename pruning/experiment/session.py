@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,15 @@ from pruning.core.layers import Layer, prunable_layers
 from pruning.core.masks import Masks
 from pruning.data import Dataset
 from pruning.errors import DivergedError, InterruptedRunError, PruningError
+from pruning.experiment.events import (
+    BatchLogged,
+    Evaluated,
+    Event,
+    LogOpened,
+    Observer,
+    RunStarted,
+    WarningIssued,
+)
 from pruning.experiment.run_files import Checkpoints, EventLog, RunFolder
 from pruning.experiment.targets import Step, next_step
 from pruning.measure.macs import MacsTrace
@@ -39,19 +48,6 @@ from pruning.training.loop import (
 )
 
 TICK = 0.1  # seconds between two updates of the progress bar
-
-
-class Observer(Protocol):
-    """What watches a run: the terminal and the signals."""
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        """Something happened that the log keeps; `event["event"]` says what."""
-
-    def progress(self, done: int, total: int) -> None:
-        """So many training batches of the whole experiment are done."""
-
-    def check_stop(self) -> None:
-        """Raise InterruptedRunError if a signal asked the run to stop."""
 
 
 class Clock:
@@ -148,16 +144,13 @@ class Session:
     def open_log(self, length: int, *, resumed: bool = False) -> EventLog:
         """Write events to the file from now on, after its first `length` bytes."""
         self.log = EventLog(self.folder.events, length)
-        self.log.write(
-            {"event": "start", "time": time.time(), "name": self.folder.path.name, "resumed": resumed}
-        )
+        self.log.write(LogOpened(name=self.folder.path.name, resumed=resumed).to_json())
         return self.log
 
     def announce(self) -> None:
         """Tell what will be run."""
         config, images = self.config, self.data
-        self.emit(
-            "start",
+        started = RunStarted(
             name=self.folder.path.name,
             path=str(self.folder.path),
             config=config.to_dict(),
@@ -178,18 +171,19 @@ class Session:
             threads=torch.get_num_threads(),
             batches=self.dense_batches + self.config.rounds * self.round_batches,
         )
+        self.emit(started)
 
-    def emit(self, event: str, **fields: Any) -> None:
-        entry = {"event": event, "time": time.time(), **fields}
+    def emit(self, event: Event) -> None:
+        """Log an event and pass it to the observer."""
         if self.log is not None:
-            self.log.write(entry)
-        self.observer.event(entry)
+            self.log.write(event.to_json())
+        self.observer.event(event)
 
     def warn(self, message: str) -> None:
         """Say once what a reader of the numbers must know, and keep it in the record."""
         if message not in self.progress.warnings:
             self.progress.warnings.append(message)
-            self.emit("warning", message=message)
+            self.emit(WarningIssued(message=message))
 
     # --- what is measured ---------------------------------------------------------------------------------------
 
@@ -210,7 +204,7 @@ class Session:
                 self.config.precision,
             )
         numbers = asdict(evaluation)
-        self.emit("evaluation", what=what, split=split, **about, **numbers)
+        self.emit(Evaluated(what=what, split=split, **about, **numbers))
         return numbers
 
     def metrics(self, evaluation: Mapping[str, float]) -> dict[str, Any]:
@@ -428,7 +422,7 @@ class Session:
                 loss=loss,
                 epochs=epochs,
                 log_interval=self.config.log_interval,
-                on_log=lambda entry: self.emit("batch", **about, **entry),
+                on_log=lambda entry: self.emit(BatchLogged(**about, **entry)),
                 on_epoch=after_epoch,
                 after_batch=after_batch,
             )

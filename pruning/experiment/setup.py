@@ -20,8 +20,9 @@ from pruning.core.pruning_groups import at_least, floor_reached
 from pruning.errors import PruningError, first_line
 from pruning.experiment import records
 from pruning.experiment.dense_cache import basis
+from pruning.experiment.events import DataReading, Observer
 from pruning.experiment.run_files import RunFolder
-from pruning.experiment.session import Clock, Observer, Session
+from pruning.experiment.session import Clock, Session
 from pruning.experiment.targets import Step, moments, searched_steps, steps, steps_to_compression
 from pruning.measure import shrink
 from pruning.measure.macs import trace_macs
@@ -48,9 +49,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
         device=device,
         validation=config.validation,
         seed=machine.derive_seed(config.seed, "validation"),
-        on_progress=lambda what, done, total: observer.event(
-            {"event": "reading", "what": what, "done": done, "total": total}
-        ),
+        on_progress=lambda what, done, total: observer.event(DataReading(what=what, done=done, total=total)),
     )
     torch.manual_seed(machine.derive_seed(config.seed, "weights"))
     model = build_network(config, images, device)

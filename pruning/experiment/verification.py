@@ -7,10 +7,11 @@ from typing import Any
 
 from pruning.config.resolution import differences
 from pruning.errors import PruningError, RunStoppedError
+from pruning.experiment.events import Observer
 from pruning.experiment.records import changed_files, final_network
 from pruning.experiment.records import recorded as recorded_options
 from pruning.experiment.run_files import RunFolder, record_digest
-from pruning.experiment.session import Observer, Session
+from pruning.experiment.session import Session
 from pruning.experiment.setup import DamagedRecordError, reopen
 from pruning.measure.parameters import count_parameters
 from pruning.utils.digests import file_digest

@@ -18,6 +18,7 @@ from pruning.axes.finetuning import FinetuneContext, distillation
 from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import InterruptedRunError
+from pruning.experiment.events import BatchLogged, Event
 from pruning.experiment.runner import run
 from pruning.registry import FINETUNINGS
 from pruning.training.loop import Recipe, cross_entropy
@@ -122,8 +123,8 @@ class Stopping(Silent):
         self.left = after
         self.tuning = False
 
-    def event(self, event: Mapping[str, Any]) -> None:
-        self.tuning = event["event"] == "batch" and event.get("round") == 2
+    def event(self, event: Event) -> None:
+        self.tuning = isinstance(event, BatchLogged) and event.round == 2
 
     def progress(self, done: int, total: int) -> None:
         assert 0 <= done <= total

@@ -11,6 +11,7 @@ import pytest
 from pruning.cli.app import execute
 from pruning.cli.tensorboard import Curves
 from pruning.config.resolution import resolve
+from pruning.experiment.events import BatchLogged, Evaluated, Event, LogOpened, RoundFinished
 
 
 def test_the_missing_extra_is_named(
@@ -26,23 +27,23 @@ def test_the_missing_extra_is_named(
 def test_curves_run_over_all_batches_and_over_rounds(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = resolve({"epochs": 2, "finetune_epochs": 3, "rounds": 2})
-    batch = {"event": "batch", "batch": 5, "batches": 10, "loss": 0.5, "accuracy": 75.0, "lr": 0.25}
-    evaluation = {"event": "evaluation", "top1": 50.0, "top5": 75.0, "loss": 1.5}
+    batch: dict[str, Any] = {"batch": 5, "batches": 10, "loss": 0.5, "accuracy": 75.0, "lr": 0.25}
+    evaluation: dict[str, Any] = {"top1": 50.0, "top5": 75.0, "loss": 1.5}
     last = dict.fromkeys(
         ("top1", "top5", "loss", "sparsity", "theoretical_speedup", "top1_before_finetune"), 1.0
     )
-    events: list[dict[str, Any]] = [
-        {"event": "start"},
-        {**batch, "phase": "dense", "epoch": 2},
-        {**evaluation, "what": "training", "split": "validation", "phase": "dense", "epoch": 2},
-        {**evaluation, "what": "dense", "split": "test"},
-        {**batch, "phase": "finetune", "round": 2, "epoch": 1},
-        {**evaluation, "what": "pruned", "split": "test", "round": 2},
-        {"event": "round", "round": 2, "compression_ratio": None, **last},
+    events: list[Event] = [
+        LogOpened(name="run", resumed=False),
+        BatchLogged(**batch, phase="dense", epoch=2),
+        Evaluated(**evaluation, what="training", split="validation", phase="dense", epoch=2),
+        Evaluated(**evaluation, what="dense", split="test"),
+        BatchLogged(**batch, phase="finetune", round=2, epoch=1),
+        Evaluated(**evaluation, what="pruned", split="test", round=2),
+        RoundFinished(entry={"round": 2, "compression_ratio": None, **last}),
     ]
     with Curves(config, tmp_path / "curves") as curves:
         for event in events:
-            curves.event({"time": 1.0, **event})
+            curves.event(event)
     read = accumulator.EventAccumulator(str(tmp_path / "curves"))
     read.Reload()
     found = {name: [(one.step, one.value) for one in read.Scalars(name)] for name in read.Tags()["scalars"]}
@@ -59,10 +60,10 @@ def test_curves_run_over_all_batches_and_over_rounds(tmp_path: Path) -> None:
 def test_epochs_of_the_dense_training_done_again_follow_it_without_a_gap(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = resolve({"epochs": 4, "finetune": "rewind_lr", "rewind_epoch": 1, "rounds": 2})
-    batch = {"event": "batch", "batch": 10, "batches": 10, "loss": 0.5, "accuracy": 75.0, "lr": 0.25}
+    batch: dict[str, Any] = {"batch": 10, "batches": 10, "loss": 0.5, "accuracy": 75.0, "lr": 0.25}
     with Curves(config, tmp_path / "curves") as curves:
-        for about in ({"epoch": 4}, {"epoch": 2, "round": 1}, {"epoch": 4, "round": 2}):
-            curves.event({"time": 1.0, **batch, **about})
+        for epoch, number in ((4, None), (2, 1), (4, 2)):
+            curves.event(BatchLogged(**batch, phase="", epoch=epoch, round=number))
     read = accumulator.EventAccumulator(str(tmp_path / "curves"))
     read.Reload()
     assert [one.step for one in read.Scalars("training/loss")] == [40, 50, 100]
@@ -71,5 +72,5 @@ def test_epochs_of_the_dense_training_done_again_follow_it_without_a_gap(tmp_pat
 def test_no_folder_comes_to_be_before_there_is_a_curve(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     with Curves(resolve({}), tmp_path / "curves") as curves:
-        curves.event({"event": "start", "time": 1.0})
+        curves.event(LogOpened(name="run", resumed=False))
     assert not (tmp_path / "curves").exists()

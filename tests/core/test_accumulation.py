@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pruning.core.accumulation import Accumulated, accumulate
 from pruning.core.layers import prunable_layers
 from pruning.core.prune import choose
 from pruning.experiment.dense_cache import Origins
+from pruning.experiment.events import Event, ScoringStarted
 from pruning.experiment.runner import policy as tuning_of
 from pruning.experiment.runner import prune, run
 from pruning.experiment.setup import prepare
@@ -193,8 +194,8 @@ class Watching(Silent):
         self.sums: dict[tuple[int, ...], Tensor] = {}
         self.at_prunings: list[dict[tuple[int, ...], Tensor]] = []
 
-    def event(self, event: Mapping[str, Any]) -> None:
-        if event["event"] == "scoring":
+    def event(self, event: Event) -> None:
+        if isinstance(event, ScoringStarted):
             self.at_prunings.append(self.sums)
             self.sums = {}
 

@@ -17,6 +17,7 @@ from conftest import SHORT, Cli, command, environment, events, only_run, outcome
 from safetensors.torch import load_file
 
 import pruning
+from pruning.experiment.events import Event
 
 METRICS = {
     "top1", "top5", "loss", "sparsity", "compression_ratio", "theoretical_speedup", "parameters",
@@ -207,8 +208,8 @@ class Silent:
     def __init__(self) -> None:
         self.happened: list[dict[str, Any]] = []
 
-    def event(self, event: Any) -> None:
-        self.happened.append(dict(event))
+    def event(self, event: Event) -> None:
+        self.happened.append(event.to_json())
 
     def progress(self, done: int, total: int) -> None:
         assert 0 <= done <= total

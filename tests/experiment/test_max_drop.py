@@ -16,6 +16,7 @@ from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.core.masks import Masks
 from pruning.errors import DivergedError
+from pruning.experiment.events import RoundFinished
 from pruning.experiment.run_files import RunFolder
 from pruning.experiment.runner import run
 from pruning.experiment.setup import prepare
@@ -169,7 +170,7 @@ def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
     # It is shown, and interrupted again and again it ends with the same bits.
     Console().result(result, "runs/run")
     for entry in rounds:
-        Console().event({"event": "round", **entry})
+        Console().event(RoundFinished(entry=entry))
     shown = capsys.readouterr()
     assert shown.out.count("diverged, taken back") == 4
     assert "warning: Round 2 counts as" in shown.err

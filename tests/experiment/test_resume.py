@@ -13,7 +13,6 @@ import signal
 import subprocess
 import termios
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from conftest import (
 from pruning.cli.signals import Signals
 from pruning.config.resolution import resolve
 from pruning.errors import InterruptedRunError, RunStoppedError
+from pruning.experiment.events import BatchLogged, Event
 from pruning.experiment.runner import run
 
 OFTEN = (*SHORT, "--checkpoint-interval", "0.05", "--log-interval", "1")
@@ -170,10 +170,10 @@ class StopsInTheEvaluation(Silent):
         self.batches: list[tuple[str, int, int]] = []
         self.at_the_end = False
 
-    def event(self, event: Mapping[str, Any]) -> None:
-        if event["event"] == "batch":
-            self.batches.append((event["phase"], event["epoch"], event["batch"]))
-            self.at_the_end = event["batch"] == event["batches"]
+    def event(self, event: Event) -> None:
+        if isinstance(event, BatchLogged):
+            self.batches.append((event.phase, event.epoch, event.batch))
+            self.at_the_end = event.batch == event.batches
 
     def check_stop(self) -> None:
         if self.at_the_end:
