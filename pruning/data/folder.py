@@ -31,7 +31,9 @@ def load(folder: Path | None, on_progress: Progress) -> Source:
     augmented as CIFAR's are.
     """
     if folder is None:
-        raise PruningError("Data set folder needs the folder of images: --data DIR.")
+        raise PruningError(
+            "Data set folder needs the folder of images: --data DIR.", options=("dataset", "data")
+        )
     folders = _parts(folder)
     train = list_images(folders["train"])
     others = [part for part in ("validation", "test") if part in folders]

@@ -84,7 +84,8 @@ def _check_last_batch(config: RunConfig, model: nn.Module, images: data.Dataset)
     except PruningError as error:
         raise PruningError(
             f"{error}, and the last of {len(images.train):,} training images is one by itself: "
-            f"choose another --batch-size than {config.batch_size}."
+            f"choose another --batch-size than {config.batch_size}.",
+            options=("batch_size",),
         ) from error
 
 

@@ -81,7 +81,8 @@ def moments(epochs: int, until: float | None, every: int | None, in_epoch: int) 
     if interval > last:
         raise PruningError(
             f"--prune-every {every} is never reached: pruning ends after {last:,} batches of fine-tuning; "
-            "give fewer, or a later --prune-until."
+            "give fewer, or a later --prune-until.",
+            options=("prune_every", "prune_until", "finetune_epochs"),
         )
     return list(range(interval, last + 1, interval))
 
@@ -124,6 +125,7 @@ def sparsity_for_compression(compression: float, parameters: int, prunable: int)
         most = parameters / (parameters - prunable) if parameters > prunable else float("inf")
         raise PruningError(
             f"--compression {compression:g} cannot be reached: only {prunable:,} of {parameters:,} parameters are "
-            f"prunable, which allows at most {most:.4g} (--prune-classifier and --include bring in more)."
+            f"prunable, which allows at most {most:.4g} (--prune-classifier and --include bring in more).",
+            options=("compression",),
         )
     return remove / prunable

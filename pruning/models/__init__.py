@@ -59,7 +59,8 @@ def check_published(arch: str) -> None:
         return
     raise PruningError(
         f"There are no published weights of {arch} to start from: "
-        "leave --pretrained out, or give a file with --weights."
+        "leave --pretrained out, or give a file with --weights.",
+        options=("pretrained", "arch"),
     )
 
 

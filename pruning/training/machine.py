@@ -32,10 +32,13 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise PruningError(
-            f"--device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; try --device auto."
+            f"--device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; try --device auto.",
+            options=("device",),
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise PruningError("--device mps: PyTorch sees no Metal device here; try --device auto.")
+        raise PruningError(
+            "--device mps: PyTorch sees no Metal device here; try --device auto.", options=("device",)
+        )
     return device
 
 
@@ -43,7 +46,8 @@ def check_precision(precision: str, device: torch.device) -> None:
     """PruningError where bf16 is asked for and the device has no arithmetic for it."""
     if precision == "bf16" and not _has_bf16(device):
         raise PruningError(
-            f"--precision bf16: {device.type} has no bfloat16 arithmetic here; use --precision fp32."
+            f"--precision bf16: {device.type} has no bfloat16 arithmetic here; use --precision fp32.",
+            options=("precision",),
         )
 
 

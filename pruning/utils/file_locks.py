@@ -72,7 +72,8 @@ def _open_lock(lock: Path) -> IO[str]:
     except OSError as error:
         runs_dir = lock.parent.parent
         raise PruningError(
-            f"--runs-dir {runs_dir} cannot be written to ({error.strerror}); give another folder."
+            f"--runs-dir {runs_dir} cannot be written to ({error.strerror}); give another folder.",
+            options=("runs_dir",),
         ) from None
 
 

@@ -34,9 +34,13 @@ def check_savable(path: Path) -> None:
     """PruningError unless the final network can be written to `path`; creates nothing."""
     folder = path.parent
     if not folder.is_dir():
-        raise PruningError(f"--save-path {path}: there is no folder {folder}; make it first.")
+        raise PruningError(
+            f"--save-path {path}: there is no folder {folder}; make it first.", options=("save_path",)
+        )
     if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise PruningError(f"--save-path {path}: no file can be written there; give another path.")
+        raise PruningError(
+            f"--save-path {path}: no file can be written there; give another path.", options=("save_path",)
+        )
 
 
 def write_bytes(path: Path, content: bytes) -> None:
