@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pruning.axes.allocation import Group
 from pruning.axes.structure import BlockShape, output_dimension
+from pruning.core.channel_groups import find_channel_groups
 from pruning.core.layers import Layer
 from pruning.core.topk import LOWEST
 from pruning.errors import PruningError
@@ -58,10 +59,8 @@ def coupled_groups(
     PruningError if torch-pruning (the extra `shrink`) is missing or cannot follow the network, and for layers whose
     filters cannot be removed, or only with those of a layer that is not pruned.
     """
-    from pruning.measure.shrink import channels
-
     like = layers[0].parameter
-    groups, obstacles = channels(model, images[:1].to(like.device, like.dtype))
+    groups, obstacles = find_channel_groups(model, images[:1].to(like.device, like.dtype))
     by_module = {layer.module: layer.name for layer in layers}
     modules: dict[str, Any] = dict(model.named_modules())
     refused = {layer.name: obstacles.get(layer.module, "its channels cannot be followed") for layer in layers}

@@ -38,8 +38,8 @@ from pruning.measure.macs import trace_macs
 from pruning.measure.parameters import count_parameters
 from pruning.registry import FINETUNINGS
 from pruning.training import machine
-from pruning.training.loop import lies_channels_last
 from pruning.utils import file_locks, files
+from pruning.utils.modules import is_channels_last
 
 EQUAL = 1e-9  # points of top-1, fewer than one image is worth: what the arithmetic of percentages may add
 STAGES = ("dense_training", "scoring", "masking", "finetuning", "evaluation", "total")
@@ -158,7 +158,7 @@ def remove(session: Session, number: int, step: Step) -> None:
     seed = machine.derive_seed(config.seed, "score", number, *within.values())
     order = torch.randperm(len(session.data.train), generator=torch.Generator().manual_seed(seed))
     batches = session.data.train.batches(
-        config.batch_size, order=order, channels_last=lies_channels_last(session.model)
+        config.batch_size, order=order, channels_last=is_channels_last(session.model)
     )
     session.emit(ScoringStarted(round=number, **within, method=config.method))
     planned = plan(

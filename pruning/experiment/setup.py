@@ -164,7 +164,7 @@ def networks_to_time(session: Session) -> dict[str, nn.Module]:
     return networks
 
 
-def shrunk_twin(session: Session) -> shrink.Shrunk | None:
+def shrunk_twin(session: Session) -> shrink.ShrunkNetwork | None:
     """The session's network with its removed filters taken out for real; None if no filter was removed.
 
     A run that removes single weights has none, even where all weights of a filter happen to be among them: looking for

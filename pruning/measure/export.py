@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from pruning.errors import PruningError, first_line
 from pruning.measure import latency, shrink, sparse_inference, storage
-from pruning.measure.evaluation import eval_mode
 from pruning.registry import unknown
 from pruning.utils import files
+from pruning.utils.modules import eval_mode
 
 TOLERANCE = 1e-4
 Batch = tuple[Tensor, Tensor]

@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from pruning.errors import PruningError
-from pruning.measure.evaluation import Watch, eval_mode, images_like
 from pruning.training import machine
+from pruning.utils.modules import EagerDispatchMode, eval_mode, zero_images
 
 LEAST_TURNS, MOST_TURNS, WARM_UP_TURNS = 10, 1000, 5
 
@@ -56,7 +56,7 @@ def compare(
     record = machine.environment(device)
     with eval_mode(*networks.values()):
         batches = [_batch(networks, shape, size, seconds, device) for size in batch_sizes]
-    images = images_like(next(iter(networks.values())), 1, shape)
+    images = zero_images(next(iter(networks.values())), 1, shape)
     stated = {key: record[key] for key in ("device", "device_name", "threads")}
     return {**stated, "dtype": str(images.dtype).removeprefix("torch."), "batches": batches}
 
@@ -123,7 +123,7 @@ def _batch(
 
 
 def _random_images(network: nn.Module, batch_size: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    like = images_like(network, batch_size, shape)
+    like = zero_images(network, batch_size, shape)
     numbers = torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
     return numbers.to(like)
 
@@ -179,7 +179,7 @@ def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-class _LiveTensors(Watch):
+class _LiveTensors(EagerDispatchMode):
     """Follows every tensor that operations bring forth until it is freed; `peak` is the most bytes alive
     at once.
     """

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.module_tracker import ModuleTracker
 
 from pruning.errors import PruningError, first_line
-from pruning.measure.evaluation import Watch, eval_mode, images_like
+from pruning.utils.modules import EagerDispatchMode, eval_mode, zero_images
 
 
 class LayerCompute(NamedTuple):
@@ -112,7 +112,7 @@ def trace_macs(model: nn.Module, shape: tuple[int, int, int]) -> MacsTrace:
     recorder = _Recorder(model)
     with _undisturbed(model), recorder.modules, recorder:
         try:
-            model(images_like(model, 1, shape))
+            model(zero_images(model, 1, shape))
         except (RuntimeError, ValueError, IndexError) as error:
             size = "x".join(str(length) for length in shape)
             raise PruningError(
@@ -163,7 +163,7 @@ _MULTIPLY_ADDS: dict[Any, Callable[..., int]] = {
 }
 
 
-class _Recorder(Watch):
+class _Recorder(EagerDispatchMode):
     """Sees every operation, and notes its multiply-adds and which weight it read."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import PruningError
-from pruning.measure.evaluation import eval_mode
 from pruning.measure.latency import take_turns
+from pruning.utils.modules import eval_mode
 
 SPARSE_TENSOR_CORES = (8, 0)
 

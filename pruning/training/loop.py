@@ -19,6 +19,7 @@ from torch.nn import functional
 from pruning.data import Dataset, Split, StreamedSplit
 from pruning.training.machine import autocast, derive_seed, seed_everything
 from pruning.training.optimizer import SGD
+from pruning.utils.modules import is_channels_last
 
 MOMENTUM = 0.9
 WARM_UP = (
@@ -191,7 +192,7 @@ def train(
             order=torch.randperm(len(data.train), generator=shuffle),
             start=state.batch,
             augment=derive_seed(recipe.seed, "augment", state.epoch),
-            channels_last=lies_channels_last(model),
+            channels_last=is_channels_last(model),
         )
         for inputs, targets in itertools.islice(batches, in_epoch - state.batch):
             step = state.epoch * in_epoch + state.batch
@@ -214,12 +215,6 @@ def train(
         on_epoch(state.epoch + 1)
         state.begin_epoch(state.epoch + 1)
         after_batch()
-
-
-def lies_channels_last(model: nn.Module) -> bool:
-    """Whether the network's convolutions lie channels-last, and images should too."""
-    convolutions = (parameter for parameter in model.parameters() if parameter.dim() == 4)
-    return all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
 
 
 def blocks_for(model: nn.Module, precision: str, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -274,7 +269,7 @@ def evaluate(
     sums = []
     seen = 0
     for inputs, targets in itertools.islice(
-        split.batches(batch_size, channels_last=lies_channels_last(model)), limit
+        split.batches(batch_size, channels_last=is_channels_last(model)), limit
     ):
         with autocast(precision, device):
             outputs = model(inputs).float()

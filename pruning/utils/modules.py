@@ -1,4 +1,4 @@
-"""Looking at a network without leaving a mark: evaluation mode for a while, every operation, input like its weights."""
+"""PyTorch helpers: evaluation mode for a while, the memory format of a model, example inputs, a light dispatch mode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @contextmanager
 def eval_mode(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode that it was in."""
+    """Evaluation mode without gradients; on exit every module returns to its own mode."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -25,18 +25,21 @@ def eval_mode(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def images_like(model: nn.Module, batch_size: int, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Zeros of (batch_size, *shape), of the type and on the device of the network's weights."""
+def is_channels_last(model: nn.Module) -> bool:
+    """Whether all convolution weights are channels-last in memory, as the input images then should be, too."""
+    convolutions = (parameter for parameter in model.parameters() if parameter.dim() == 4)
+    return all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+
+
+def zero_images(model: nn.Module, batch_size: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Zeros of (batch_size, *shape) with the dtype and device of the model's weights."""
     tensors = chain(model.parameters(), model.buffers())
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
     return torch.zeros(batch_size, *shape, dtype=like.dtype, device=like.device)
 
 
-class Watch(TorchDispatchMode):
-    """Within, `__torch_dispatch__` of a subclass is called for every operation; without loading torch.compile.
-
-    Its first call would otherwise import torch._dynamo, which takes a second.
-    """
+class EagerDispatchMode(TorchDispatchMode):
+    """A TorchDispatchMode that does not import torch._dynamo at its first operation (saves 1 s)."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
