@@ -4,13 +4,7 @@ A policy is a function ``(context) -> FinetunePlan``. The plan names the weights
 the loss of one round. The masks are applied again after the policy has replaced weights, and held throughout. A policy
 is called again when a run resumes in the middle of a round, so it must depend on nothing but its context.
 
-It is registered with ``source`` and, where that is so, with
-
-- ``trains=False``: nothing is trained;
-- ``replays=True``: it trains by the dense recipe from --rewind-epoch to its end, not by --finetune-epochs and
-  --finetune-lr;
-- ``needs_rewind_state=True``: it needs `FinetuneContext.rewound`;
-- ``needs_teacher=True``: it needs `FinetuneContext.dense`.
+The attributes of its registration are those of `registry.FinetuneSpec`.
 """
 
 from __future__ import annotations
@@ -32,7 +26,8 @@ State = Mapping[str, Tensor]
 class FinetuneContext:
     """What a policy can make use of in one round.
 
-    recipe: as --finetune-epochs and --finetune-lr say; `replay` for policies registered with replays=True.
+    recipe: as --finetune-epochs and --finetune-lr say; `replay` for policies registered with
+        replays_dense_training=True.
     replay: the dense training's, from --rewind-epoch to its end, with another order of the images.
     network: makes a network of the same architecture, on the device, with weights drawn anew (for this round, by seed).
     rewound: the dense network's state after --rewind-epoch; None unless registered with
@@ -59,8 +54,8 @@ class FinetunePlan:
     loss: TrainingLoss = cross_entropy
 
 
-@FINETUNINGS.register("go_on", source="Han et al. 2015, arXiv 1506.02626")
-def go_on(situation: FinetuneContext) -> FinetunePlan:
+@FINETUNINGS.register("continue", aliases=("go_on",), source="Han et al. 2015, arXiv 1506.02626")
+def continue_training(situation: FinetuneContext) -> FinetunePlan:
     """Train on from the weights as they are"""
     return FinetunePlan(situation.recipe)
 
@@ -73,7 +68,7 @@ def none(situation: FinetuneContext) -> FinetunePlan:
 
 @FINETUNINGS.register(
     "rewind",
-    replays=True,
+    replays_dense_training=True,
     needs_rewind_state=True,
     source="Frankle et al. 2020, arXiv 1912.05671; Renda et al. 2020, arXiv 2003.02389",
 )
@@ -87,7 +82,7 @@ def rewind_weights(situation: FinetuneContext) -> FinetunePlan:
     return FinetunePlan(situation.replay, start=lambda model: model.load_state_dict(rewound))
 
 
-@FINETUNINGS.register("rewind_lr", replays=True, source="Renda et al. 2020, arXiv 2003.02389")
+@FINETUNINGS.register("rewind_lr", replays_dense_training=True, source="Renda et al. 2020, arXiv 2003.02389")
 def rewind_learning_rate(situation: FinetuneContext) -> FinetunePlan:
     """Weights stay; the learning rate goes back to --rewind-epoch and takes the dense training's course again"""
     return FinetunePlan(situation.replay)

@@ -14,9 +14,11 @@ SHORT = {name: ("global", name) for name in ("random", "snip", "grasp")}
 
 
 def composed() -> dict[str, tuple[str, str]]:
-    """Every method's name with its allocation and its score."""
+    """Return the allocation and the score of every method by its name."""
     scores = SCORES.entries()
-    fixed = {name: entry.about["allocation"] for name, entry in scores.items() if "allocation" in entry.about}
+    fixed = {
+        name: entry.spec.allocation for name, entry in scores.items() if entry.spec.allocation is not None
+    }
     pairs = {
         f"{allocation}_{score}": (allocation, score)
         for allocation in ALLOCATIONS.names()
@@ -37,30 +39,36 @@ def split(name: str) -> tuple[str, str]:
     Raises PruningError for an unknown name, with the nearest and then all names.
     """
     known = composed()
-    if name not in known:
-        raise unknown("method", name, known)
-    return known[name]
+    if name in known:
+        return known[name]
+    for allocation in ALLOCATIONS.names():
+        score = SCORES.canonical(name.removeprefix(f"{allocation}_"))
+        if f"{allocation}_{score}" in known:
+            return allocation, score
+    if (score := SCORES.canonical(name)) in known:
+        return known[score]
+    raise unknown("method", name, known)
 
 
 def accumulates(method: str) -> list[str]:
     """What has to be added up over the training before `method` prunes, by name; for most methods nothing."""
-    names: list[str] = SCORES.entry(split(method)[1]).about.get("accumulates", [])
-    return names
+    return list(SCORES.entry(split(method)[1]).spec.accumulates)
 
 
 def check(method: str, structure: str) -> None:
     """PruningError, with the reason, if a method has no meaning for a structure (or either is unknown)."""
     allocation, score = split(method)
-    score_about, tile = SCORES.entry(score).about, STRUCTURES.entry(structure)
-    if allocation not in tile.about.get("allocations", [allocation]):
-        right = " or ".join(tile.about["allocations"])
-        instead = "choose another score" if "allocation" in score_about else f"choose {right}_{score}"
+    score_spec, structure_entry = SCORES.entry(score).spec, STRUCTURES.entry(structure)
+    structure_spec = structure_entry.spec
+    if structure_spec.allocations and allocation not in structure_spec.allocations:
+        right = " or ".join(structure_spec.allocations)
+        instead = f"choose {right}_{score}" if score_spec.allocation is None else "choose another score"
         raise PruningError(
             f"Structure {structure} goes with the allocation {right} only, not with {method}: "
-            f"{tile.about['reason']}; {instead}."
+            f"{structure_spec.reason}; {instead}."
         )
-    if tile.name not in score_about.get("structures", [tile.name]):
-        right = " or ".join(score_about["structures"])
+    if score_spec.structures and structure_entry.name not in score_spec.structures:
+        right = " or ".join(score_spec.structures)
         raise PruningError(
-            f"Method {method} goes with the structure {right} only, not with {structure}: {score_about['reason']}."
+            f"Method {method} goes with the structure {right} only, not with {structure}: {score_spec.reason}."
         )

@@ -78,7 +78,6 @@ class Weights:
 
 @SCORES.register(
     "mag",
-    needs=[],
     elementwise=True,
     zero_is_lowest=True,
     group_reduction="root mean square",
@@ -91,10 +90,9 @@ def magnitude(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "l1",
-    needs=[],
     elementwise=True,
     zero_is_lowest=True,
-    structures=["filter", "block"],
+    structures=("filter", "block"),
     reason="on weights that are removed one by one it is mag",
     source="Li et al. 2017, arXiv 1608.08710",
 )
@@ -105,9 +103,8 @@ def l1_norm(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "fpgm",
-    needs=[],
     elementwise=False,
-    structures=["filter"],
+    structures=("filter",),
     reason="it compares the filters of a layer with one another",
     source="He et al. 2019, arXiv 1811.00250, eq. 6",
 )
@@ -124,7 +121,10 @@ def geometric_median(weights: Weights) -> Tensor:
 
 
 @SCORES.register(
-    "grad", needs=["gradient"], elementwise=True, source="Blalock et al. 2020, section 7.2; Lee et al. 2019"
+    "grad",
+    statistics=("gradient",),
+    elementwise=True,
+    source="Blalock et al. 2020, section 7.2; Lee et al. 2019",
 )
 def gradient_magnitude(weights: Weights) -> Tensor:
     """abs(w x dL/dw), the first-order change of the loss when w is removed"""
@@ -132,7 +132,7 @@ def gradient_magnitude(weights: Weights) -> Tensor:
 
 
 @SCORES.register(
-    "snip", needs=["gradient"], elementwise=True, source="Lee et al. 2019, arXiv 1810.02340, eq. 6"
+    "snip", statistics=("gradient",), elementwise=True, source="Lee et al. 2019, arXiv 1810.02340, eq. 6"
 )
 def connection_sensitivity(weights: Weights) -> Tensor:
     """abs(w x dL/dw), at initialisation (--epochs 0)
@@ -144,7 +144,10 @@ def connection_sensitivity(weights: Weights) -> Tensor:
 
 
 @SCORES.register(
-    "taylor", needs=["gradient"], elementwise=True, source="Molchanov et al. 2019, arXiv 1906.10771, eq. 8"
+    "taylor",
+    statistics=("gradient",),
+    elementwise=True,
+    source="Molchanov et al. 2019, arXiv 1906.10771, eq. 8",
 )
 def first_order_taylor(weights: Weights) -> Tensor:
     """(w x dL/dw)^2, the squared first-order change of the loss; added up over a group
@@ -156,7 +159,7 @@ def first_order_taylor(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "fisher",
-    needs=["squared gradient"],
+    statistics=("squared gradient",),
     elementwise=True,
     source="Theis et al. 2018, arXiv 1801.05787, eq. 8; LeCun et al. 1990",
 )
@@ -170,7 +173,7 @@ def diagonal_fisher(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "second_order",
-    needs=["inverse Fisher"],
+    statistics=("inverse Fisher",),
     elementwise=False,
     iterations=10,
     correction="optimal brain surgeon",
@@ -189,8 +192,7 @@ def second_order(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "movement",
-    needs=[],
-    accumulates=["movement"],
+    accumulates=("movement",),
     elementwise=True,
     source="Sanh et al. 2020, arXiv 2005.07683",
 )
@@ -207,9 +209,9 @@ def movement(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "bn_scale",
-    needs=["normalisation scale"],
+    statistics=("normalisation scale",),
     elementwise=True,
-    structures=["filter"],
+    structures=("filter",),
     reason="it is the scale of the normalisation behind a filter",
     source="Liu et al. 2017, arXiv 1708.06519",
 )
@@ -223,7 +225,10 @@ def normalisation_scale(weights: Weights) -> Tensor:
 
 
 @SCORES.register(
-    "act", needs=["mean input"], elementwise=True, source="ShrinkBench, Blalock et al. 2020, arXiv 2003.03033"
+    "act",
+    statistics=("mean input",),
+    elementwise=True,
+    source="ShrinkBench, Blalock et al. 2020, arXiv 2003.03033",
 )
 def activation_weighted(weights: Weights) -> Tensor:
     """abs(w) x the mean of abs(x), x being the input that w multiplies"""
@@ -232,7 +237,7 @@ def activation_weighted(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "wanda",
-    needs=["input norm"],
+    statistics=("input norm",),
     elementwise=True,
     group_reduction="root mean square",
     source="Sun et al. 2024, arXiv 2306.11695, eq. 1",
@@ -248,7 +253,7 @@ def weight_and_activation(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "grasp",
-    needs=["Hessian-gradient product"],
+    statistics=("Hessian-gradient product",),
     elementwise=True,
     source="Wang et al. 2020, arXiv 2002.07376, eq. 8",
 )
@@ -263,7 +268,7 @@ def gradient_flow(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "synflow",
-    needs=["synaptic flow"],
+    statistics=("synaptic flow",),
     elementwise=True,
     allocation="global",
     iterations=100,
@@ -280,10 +285,9 @@ def synaptic_flow(weights: Weights) -> Tensor:
 
 @SCORES.register(
     "lamp",
-    needs=[],
     elementwise=False,
     allocation="global",
-    structures=["weight"],
+    structures=("weight",),
     reason="its score is of a weight among the single weights of its layer",
     source="Lee et al. 2021, arXiv 2010.07611, eq. 5",
 )
@@ -302,7 +306,7 @@ def layer_adaptive_magnitude(weights: Weights) -> Tensor:
 
 
 @SCORES.register(
-    "random", needs=[], elementwise=True, group_reduction="first", source="Blalock et al. 2020, section 7.2"
+    "random", elementwise=True, group_reduction="first", source="Blalock et al. 2020, section 7.2"
 )
 def random(weights: Weights) -> Tensor:
     """None: each weight is drawn independently

@@ -77,7 +77,7 @@ def block(outputs: int, inputs: int, layer: LayerInfo) -> BlockShape:
     pattern=r"(\d+):(\d+)",
     example="2:4",
     fixed_sparsity=True,
-    allocations=["layer"],
+    allocations=("layer",),
     reason="scores are compared within each M weights only, and every layer loses the same fraction",
     source="Zhou et al. 2021, arXiv 2102.04010; Mishra et al. 2021",
 )
@@ -102,7 +102,7 @@ def sparsity_of_n_of_m(n: int, m: int) -> Fraction:
 def fixed_sparsity(name: str) -> float | None:
     """The sparsity that the structure called `name` comes to, if that is not for the user to say."""
     entry = STRUCTURES.entry(name)
-    if not entry.about.get("fixed_sparsity"):
+    if not entry.spec.fixed_sparsity:
         return None
     STRUCTURES.get(name)  # refuses a name without its numbers
     return float(sparsity_of_n_of_m(*(entry.numbers(name) or ())))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from pruning import models
@@ -17,6 +17,7 @@ from pruning.registry import (
     SCORES,
     STRUCTURES,
     Registry,
+    ScoreSpec,
     unknown,
 )
 
@@ -27,32 +28,32 @@ def _methods() -> Rows:
     rows = []
     for name in methods.names():
         allocation, score = methods.split(name)
-        about = SCORES.entry(score).about
-        rows.append([name, allocation, score, _needs(about), _structures(about), about.get("source", "")])
+        spec = SCORES.entry(score).spec
+        rows.append([name, allocation, score, _needs(spec), _structures(spec), spec.source])
     return ["method", "compared", "score", "needs", "structures", "source"], rows
 
 
-def _structures(about: Mapping[str, Any]) -> str:
-    return ", ".join(about.get("structures", ())) or "all"
+def _structures(spec: ScoreSpec) -> str:
+    return ", ".join(spec.structures) or "all"
 
 
-def _needs(about: Mapping[str, Any]) -> str:
+def _needs(spec: ScoreSpec) -> str:
     """What a score has to know besides the weights."""
-    over_training = [f"{name} over training" for name in about.get("accumulates", ())]
-    return ", ".join([*about.get("needs", ()), *over_training]) or "weights only"
+    over_training = [f"{name} over training" for name in spec.accumulates]
+    return ", ".join([*spec.statistics, *over_training]) or "weights only"
 
 
 def _architectures() -> Rows:
     facts, ours = model_stats(), ARCHITECTURES.entries()
     rows = []
     for name in models.names():
-        about = ours[name].about if name in ours else {}
+        shape = ours[name].spec.input if name in ours else ""
         summary = ours[name].summary if name in ours else "from torchvision"
         counted = facts.get(name, {})  # a plugin's architecture was not counted
         rows.append(
             [
                 name,
-                counted.get("input", str(about.get("input", ""))),
+                counted.get("input", shape),
                 _thousands(counted.get("parameters")),
                 _thousands(counted.get("macs")),
                 summary,
@@ -68,17 +69,17 @@ def _thousands(count: str | None) -> str:
 def _scores() -> Rows:
     rows = []
     for entry in SCORES.entries().values():
-        rows.append([entry.name, entry.summary, _needs(entry.about), entry.about.get("source", "")])
+        rows.append([entry.name, entry.summary, _needs(entry.spec), entry.spec.source])
     return ["score", "what it is", "needs", "source"], rows
 
 
 def _finetunings() -> Rows:
     return ["fine-tuning policy", "what it does", "source"], [
-        [entry.name, entry.summary, entry.about.get("source", "")] for entry in FINETUNINGS.entries().values()
+        [entry.name, entry.summary, entry.spec.source] for entry in FINETUNINGS.entries().values()
     ]
 
 
-def _plain(registry: Registry) -> Callable[[], Rows]:
+def _plain(registry: Registry[Any]) -> Callable[[], Rows]:
     def rows() -> Rows:
         return [registry.kind, "what it does"], [
             [entry.name, entry.summary] for entry in registry.entries().values()

@@ -236,7 +236,7 @@ class PruningOptions(OptionGroup):
 
     @model_validator(mode="after")
     def _search_is_free(self) -> Self:
-        searches = SCHEDULES.entry(self.schedule).about.get("searches", False)
+        searches = SCHEDULES.entry(self.schedule).spec.searches
         if self.max_drop is not None and not searches:
             raise PruningError(
                 f"--max-drop finds out by itself how far to prune, which --schedule {self.schedule} contradicts; "
@@ -265,10 +265,11 @@ class PruningOptions(OptionGroup):
     @classmethod
     def _rounds_of_schedule(cls, values: dict[str, Any]) -> dict[str, Any]:
         schedule = values.get("schedule", "geometric")
-        about = SCHEDULES.entries()[schedule].about if schedule in SCHEDULES.names() else {}
-        fixed = about.get("rounds")
+        entry = SCHEDULES.entries().get(schedule)
+        fixed = entry.spec.rounds if entry is not None else None
+        default = entry.spec.default_rounds if entry is not None else None
         if values.get("rounds") is None:
-            return {**values, "rounds": fixed or about.get("usual_rounds", DEFAULT_ROUNDS)}
+            return {**values, "rounds": fixed or default or DEFAULT_ROUNDS}
         if fixed is not None and str(values["rounds"]) != str(fixed):
             raise PruningError(
                 f"--schedule {schedule} has {fixed} round, but --rounds is {values['rounds']}; "
@@ -307,7 +308,7 @@ class PruningOptions(OptionGroup):
 class FinetuningOptions(OptionGroup):
     """Fine-tuning"""
 
-    finetune: str = Field("go_on", description="What follows each pruning (see `list finetunings`).")
+    finetune: str = Field("continue", description="What follows each pruning (see `list finetunings`).")
     finetune_epochs: int = Field(
         3,
         ge=0,

@@ -17,6 +17,7 @@ import importlib.util
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from pruning import registry
 from pruning.errors import PruningError
@@ -51,7 +52,7 @@ def load(file: Path) -> None:
     _loaded[file.resolve()] = contents
 
 
-def _everything() -> dict[tuple[str, str], Entry]:
+def _everything() -> dict[tuple[str, str], Entry[Any]]:
     kinds = [thing for thing in vars(registry).values() if isinstance(thing, Registry)]
     return {(kind.kind, name): entry for kind in kinds for name, entry in kind.entries().items()}
 

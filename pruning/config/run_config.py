@@ -49,8 +49,8 @@ class RunConfig(
 
     @model_validator(mode="after")
     def _rewind_within_training(self) -> Self:
-        about = FINETUNINGS.entry(self.finetune).about
-        goes_back = about.get("needs_rewind_state", False) or about.get("replays", False)
+        spec = FINETUNINGS.entry(self.finetune).spec
+        goes_back = spec.needs_rewind_state or spec.replays_dense_training
         if goes_back and self.rewind_epoch > self.epochs:
             raise PruningError(
                 f"--rewind-epoch {self.rewind_epoch} is beyond the dense training; give 0 to {self.epochs} (--epochs)."
@@ -93,7 +93,7 @@ class RunConfig(
     def _training_to_go_by(self) -> Self:
         """Where something adds up over training, every pruning needs some training before it."""
         names = methods.accumulates(self.method)
-        if not names or SCHEDULES.entry(self.schedule).about.get("within", False):
+        if not names or SCHEDULES.entry(self.schedule).spec.during_finetuning:
             return self
         goes_by = f"--method {self.method} goes by the {' and '.join(names)} over training"
         if not self.epochs:
@@ -110,7 +110,7 @@ class RunConfig(
 
     @model_validator(mode="after")
     def _pruning_inside_training(self) -> Self:
-        if not SCHEDULES.entry(self.schedule).about.get("within", False):
+        if not SCHEDULES.entry(self.schedule).spec.during_finetuning:
             for name in ("prune_every", "prune_until"):
                 if getattr(self, name) is not None:
                     raise PruningError(
@@ -136,7 +136,7 @@ class RunConfig(
 
     @model_validator(mode="after")
     def _rounds_to_share(self) -> Self:
-        within = SCHEDULES.entry(self.schedule).about.get("within", False)
+        within = SCHEDULES.entry(self.schedule).spec.during_finetuning
         if self.share_rounds and (within or self.max_drop is not None):
             why = (
                 f"--schedule {self.schedule} goes to its own end from the first pruning on"
@@ -149,7 +149,7 @@ class RunConfig(
     @property
     def round_epochs(self) -> int:
         """Epochs of fine-tuning in each round, 0 where the policy trains nothing."""
-        return self.finetune_epochs if FINETUNINGS.entry(self.finetune).about.get("trains", True) else 0
+        return self.finetune_epochs if FINETUNINGS.entry(self.finetune).spec.trains else 0
 
     @property
     def round_first_epoch(self) -> int:
@@ -233,5 +233,5 @@ class RunConfig(
 
 def replays_training(policy: Any) -> bool:
     """Does fine-tuning by the policy of this name follow the dense training's recipe? False for an unknown name."""
-    entry = FINETUNINGS.entries().get(str(policy))
-    return entry is not None and bool(entry.about.get("replays", False))
+    entry = FINETUNINGS.entries().get(FINETUNINGS.canonical(str(policy)))
+    return entry is not None and entry.spec.replays_dense_training

@@ -43,7 +43,7 @@ class LayerScorer:
 
     def candidates(self, bundle: CoupledGroup, tiles: Mapping[str, BlockShape]) -> Candidates:
         """The groups of a bundle with what their weights score together."""
-        how = SCORES.entry(self.score).about.get("group_reduction", "mean")
+        how = SCORES.entry(self.score).spec.group_reduction
         parts, gone = [], []
         for name, order in bundle.tiles.items():
             scores = pruning_groups.rows(self._scores(name), tiles[name])
@@ -76,7 +76,7 @@ class LayerScorer:
 
     def corrected(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """By layer what its weights are to be once only the `kept` are left; empty for scores that correct nothing."""
-        correction = SCORES.entry(self.score).about.get("correction")
+        correction = SCORES.entry(self.score).spec.correction
         if correction is None:
             return {}
         if correction not in CORRECTIONS:
@@ -205,7 +205,7 @@ class MaterializedScores:
 
 
 def _source(layer: Layer, score: str, seed: int, kept: Tensor | None, collected: dict[str, Tensor]) -> Source:
-    about = SCORES.entry(score).about
+    spec = SCORES.entry(score).spec
     scores = StreamedScores(
         name=layer.name,
         parameter=layer.parameter.detach(),
@@ -213,9 +213,9 @@ def _source(layer: Layer, score: str, seed: int, kept: Tensor | None, collected:
         seed=layer_seed(seed, layer.name),
         collected=collected,
         gone=None if kept is None else ~kept,
-        zeros_go_first=kept is None and not about.get("zero_is_lowest", False),
+        zeros_go_first=kept is None and not spec.zero_is_lowest,
     )
-    return scores if about.get("elementwise", False) else scores.held()
+    return scores if spec.elementwise else scores.held()
 
 
 def _slice_length(device: torch.device) -> int:

@@ -98,7 +98,7 @@ def plan(
     """
     methods.check(method, structure)
     allocation, score = methods.split(method)
-    about = SCORES.entry(score).about
+    spec = SCORES.entry(score).spec
     amount = _amount(sparsity, count, structure)
     if not is_fraction(floor):
         raise PruningError(f"Floor {floor!r} is not a fraction: it must be from 0 to 1.")
@@ -109,13 +109,13 @@ def plan(
         [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers], amount
     )
     # What keeps a number in every tile does so at once: further steps would find nothing to remove.
-    iterations = about.get("iterations", 1) if fixed_sparsity(structure) is None else 1
+    iterations = spec.iterations if fixed_sparsity(structure) is None else 1
     with stage("masking"):
         tiles = None if structure == "weight" else pruning_groups.block_shapes(structure, layers)
         bundles, batches = _bundles(structure, model, layers, batches)
     if iterations > 1 and batches is not None:
         batches = list(batches)
-    kept, needs = earlier, about.get("needs", [])
+    kept, needs = earlier, spec.statistics
     added_up = _added_up(method, accumulated or {}, layers)
     corrected: dict[str, Tensor] = {}
     for step in range(1, iterations + 1):
@@ -174,8 +174,8 @@ def check(model: nn.Module, method: str, structure: str, layers: Sequence[Layer]
     """PruningError if `method` and `structure` cannot prune these layers, as far as that shows without any data."""
     methods.check(method, structure)
     pruning_groups.block_shapes(structure, layers)
-    needs = SCORES.entry(methods.split(method)[1]).about.get("needs", [])
-    if STRUCTURES.entry(structure).about.get("coupled"):
+    needs = SCORES.entry(methods.split(method)[1]).spec.statistics
+    if STRUCTURES.entry(structure).spec.coupled:
         bundles = pruning_groups.coupled_groups(structure, model, images, layers)
         for need in pruning_groups.OF_CHANNELS.keys() & set(needs):
             pruning_groups.OF_CHANNELS[need](model, layers, bundles)
@@ -202,7 +202,7 @@ def _bundles(
     structure: str, model: nn.Module, layers: list[Layer], batches: Batches | None
 ) -> tuple[list[CoupledGroup], Batches | None]:
     """What goes together across layers, and the batches, of which the first may have been looked at."""
-    if not STRUCTURES.entry(structure).about.get("coupled"):
+    if not STRUCTURES.entry(structure).spec.coupled:
         return [CoupledGroup({layer.name: None}) for layer in layers], batches
     found = iter(batches or ())
     first = next(found, None)

@@ -126,9 +126,9 @@ class Session:
     def __post_init__(self) -> None:
         self.progress = Progress(timing=self.clock.seconds)
         self.masks: Masks | None = None
-        policy = FINETUNINGS.entry(self.config.finetune).about
-        self.needs_rewind_state: bool = policy.get("needs_rewind_state", False)
-        self.needs_teacher: bool = policy.get("needs_teacher", False)
+        policy = FINETUNINGS.entry(self.config.finetune).spec
+        self.needs_rewind_state = policy.needs_rewind_state
+        self.needs_teacher = policy.needs_teacher
         self.accumulated = Accumulated(methods.accumulates(self.config.method), self.layers)
         self._accepted: dict[str, Tensor] = {}
         self._training: tuple[dict[str, Tensor], dict[str, int]] | None = None

@@ -171,7 +171,7 @@ def shrunk_twin(session: Session) -> shrink.ShrunkNetwork | None:
     those would ask for torch-pruning where nobody pruned filters. PruningError if it is missing or cannot follow the
     network.
     """
-    if not STRUCTURES.entry(session.config.structure).about.get("coupled"):
+    if not STRUCTURES.entry(session.config.structure).spec.coupled:
         return None
     layers = [layer.parameter.detach().transpose(0, output_dimension(layer)) for layer in session.layers]
     if all(bool(weight.flatten(1).any(1).all()) for weight in layers):
@@ -196,7 +196,7 @@ def build_network(config: RunConfig, images: data.Dataset, device: torch.device)
 
 def _prunings(config: RunConfig, model: nn.Module, chosen: list[Layer], in_epoch: int) -> list[list[Step]]:
     """The prunings of every round: one at its beginning, or several inside its fine-tuning."""
-    if not SCHEDULES.entry(config.schedule).about.get("within"):
+    if not SCHEDULES.entry(config.schedule).spec.during_finetuning:
         return [[step] for step in _steps(config, model, chosen, config.rounds)]
     batches = moments(config.finetune_epochs, config.prune_until, config.prune_every, in_epoch)
     within = _steps(config, model, chosen, len(batches))

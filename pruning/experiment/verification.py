@@ -14,6 +14,7 @@ from pruning.experiment.run_files import RunFolder, record_digest
 from pruning.experiment.session import Session
 from pruning.experiment.setup import DamagedRecordError, reopen
 from pruning.measure.parameters import count_parameters
+from pruning.registry import canonical_options
 from pruning.utils.digests import file_digest
 
 # Another machine adds up in another order: as much may differ there, and nothing at all may in what is counted.
@@ -67,7 +68,7 @@ def _options(folder: RunFolder, result: dict[str, Any]) -> Check:
     """The options that determine the result, in the record and in the file that repeats the run."""
     beside = recorded_options(folder).config_key()
     beside.pop("plugin_contents", None)  # no option; see _files
-    recorded = {name: value for name, value in result["config"].items() if name in beside}
+    recorded = canonical_options({name: value for name, value in result["config"].items() if name in beside})
     different = "; ".join(differences(recorded, beside))
     return Check("options", f"as in {folder.config.name}", different or "the same", not different)
 

@@ -24,7 +24,7 @@ def blueprint(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     PruningError for a name that is neither.
     """
     if name in ARCHITECTURES.names():
-        shape = _shape(ARCHITECTURES.entry(name).about["input"])
+        shape = ARCHITECTURES.entry(name).spec.input_shape
         return unallocated(lambda: ARCHITECTURES.get(name)(CLASSES, shape[0])), shape
     if name not in from_torchvision.NAMES:
         raise unknown("architecture", name, names())
@@ -74,8 +74,3 @@ class _EmptyOnMeta(TorchFunctionMode):
         if function is torch.empty:
             kwargs = {**kwargs, "device": "meta"}
         return function(*args, **kwargs)
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    channels, height, width = (int(size) for size in text.split("x"))
-    return channels, height, width

@@ -18,6 +18,7 @@ from pruning.axes import methods
 from pruning.config.options import DENSE_GROUPS, TARGET_OPTIONS, MachineOptions, OutputOptions
 from pruning.errors import PruningError
 from pruning.experiment import run_files
+from pruning.registry import canonical_options
 
 # What says where and how a run is computed and kept, not what it computes.
 NOT_SETTINGS = {*OutputOptions.model_fields, *MachineOptions.model_fields, *TARGET_OPTIONS} - {"precision"}
@@ -164,7 +165,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """Every option that determines the result, but the seed and how much was to be removed."""
         config = self.record.config
-        settings = {name: config[name] for name in config if name not in NOT_SETTINGS}
+        settings = canonical_options({name: config[name] for name in config if name not in NOT_SETTINGS})
         if config["dataset"] != "folder":
             settings.pop("data", None)
         return {**settings, "method": self.method}

@@ -171,8 +171,8 @@ def _path(one: Chosen, steps: Sequence[Any]) -> tuple[str, ...]:
     What a search does depends on what it finds, and what is pruned inside fine-tuning on the end that it is going to:
     such runs have no round in common with any other.
     """
-    about = SCHEDULES.entry(one.config.schedule).about
-    alone = about.get("searches", False) or about.get("within", False)
+    spec = SCHEDULES.entry(one.config.schedule).spec
+    alone = spec.searches or spec.during_finetuning
     key = digest(one.config.config_key()) if alone else chain_key(one.config)
     plain = [asdict(step) for step in steps]
     return tuple(digest([key, plain[: number + 1]])[:16] for number in range(len(plain)))
@@ -210,13 +210,11 @@ def _amount(config: RunConfig) -> list[Any]:
 
 def _network(config: RunConfig) -> tuple[nn.Module, Shape]:
     """A network of this architecture, and the shape of its images; with data read only where nothing else tells."""
-    about = DATASETS.entry(config.dataset).about
-    if about["input"] is None:
+    spec = DATASETS.entry(config.dataset).spec
+    classes, shape = spec.classes, spec.input_shape
+    if classes is None or shape is None:
         images = data.load(config.dataset, folder=config.data, validation=config.validation)
         classes, shape = len(images.classes), images.shape
-    else:
-        channels, height, width = map(int, about["input"].split("x"))
-        classes, shape = about["classes"], (channels, height, width)
     return models.build(config.arch, classes=classes, shape=shape), shape
 
 

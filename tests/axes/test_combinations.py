@@ -29,26 +29,26 @@ from pruning.models.vgg_cifar import STAGES
 from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES
 
 SPARSITY = 0.15  # what uniform_plus can take from the second of two layers
-STRUCTURES_TO_TRY = [entry.about.get("example", name) for name, entry in STRUCTURES.entries().items()]
+STRUCTURES_TO_TRY = [entry.spec.example or name for name, entry in STRUCTURES.entries().items()]
 SLOW = {"second_order": ["fc1"]}  # takes seconds on the largest layer
 NOT_FITTING = {"2:4": ["conv1", "conv2"], "block4x4": ["conv1", "conv2"]}
 
 
 def method_of(allocation: str, score: str) -> str:
-    return score if "allocation" in SCORES.entry(score).about else f"{allocation}_{score}"
+    return f"{allocation}_{score}" if SCORES.entry(score).spec.allocation is None else score
 
 
 EVERY = [
     (method_of(allocation, score), structure)
     for score, structure, allocation in product(SCORES.names(), STRUCTURES_TO_TRY, ALLOCATIONS.names())
-    if SCORES.entry(score).about.get("allocation", allocation) == allocation
+    if SCORES.entry(score).spec.allocation in (None, allocation)
 ]
 
 
 @cache
 def network(method: str) -> nn.Module:
     torch.manual_seed(0)
-    if "normalisation scale" not in SCORES.entry(methods.split(method)[1]).about["needs"]:
+    if "normalisation scale" not in SCORES.entry(methods.split(method)[1]).spec.statistics:
         return build("my", classes=10, shape=(1, 28, 28))
     return nn.Sequential(
         nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 3),
@@ -65,10 +65,10 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 def is_refused(method: str, structure: str) -> str | None:
     """The reason why two choices do not go together, as registered."""
     allocation, score = methods.split(method)
-    tile, about = STRUCTURES.entry(structure), SCORES.entry(score).about
-    if allocation not in tile.about.get("allocations", [allocation]):
-        return str(tile.about["reason"])
-    return str(about["reason"]) if tile.name not in about.get("structures", [tile.name]) else None
+    entry, spec = STRUCTURES.entry(structure), SCORES.entry(score).spec
+    if entry.spec.allocations and allocation not in entry.spec.allocations:
+        return entry.spec.reason
+    return spec.reason if spec.structures and entry.name not in spec.structures else None
 
 
 @pytest.mark.parametrize(("method", "structure"), EVERY)

@@ -56,7 +56,7 @@ def started(policy: str) -> Mapping[str, Tensor]:
 
 @pytest.mark.parametrize(
     ("policy", "seed"),
-    [("go_on", 0), ("none", 0), ("rewind_lr", 0), ("distill", 0), ("rewind", 6), ("reinit", 5)],
+    [("continue", 0), ("none", 0), ("rewind_lr", 0), ("distill", 0), ("rewind", 6), ("reinit", 5)],
 )
 def test_where_each_policy_starts(policy: str, seed: int) -> None:
     assert all(torch.equal(value, state(seed)[name]) for name, value in started(policy).items())
@@ -64,12 +64,12 @@ def test_where_each_policy_starts(policy: str, seed: int) -> None:
 
 @pytest.mark.parametrize("policy", FINETUNINGS.names())
 def test_how_long_and_how_fast_each_policy_trains(policy: str) -> None:
-    about = FINETUNINGS.entry(policy).about
+    spec = FINETUNINGS.entry(policy).spec
     tuning = FINETUNINGS.get(policy)(SITUATION)
-    expected = SITUATION.replay if about.get("replays") else SITUATION.recipe
-    assert tuning.recipe == (expected if about.get("trains", True) else replace(expected, epochs=0))
+    expected = SITUATION.replay if spec.replays_dense_training else SITUATION.recipe
+    assert tuning.recipe == (expected if spec.trains else replace(expected, epochs=0))
     assert (tuning.loss is cross_entropy) == (policy != "distill")
-    assert about["source"]
+    assert spec.source
 
 
 def test_distillation_by_hand() -> None:
@@ -146,12 +146,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(policy: str, runs: Path, **options: Any) -> RunConfig:
     training = {"epochs": 3, "batch_size": 50, "rounds": 2, "rewind_epoch": 2, "log_interval": 1}
     place = {"dataset": "mnist", "data": runs / ".images", "runs_dir": runs, "measure_seconds": 0}
-    epochs = {} if FINETUNINGS.entry(policy).about.get("replays") else {"finetune_epochs": 1}
+    epochs = {} if FINETUNINGS.entry(policy).spec.replays_dense_training else {"finetune_epochs": 1}
     return resolve({**training, **place, **epochs, "finetune": policy, **options})
 
 
 @pytest.mark.parametrize(
-    "policy", [name for name in FINETUNINGS.names() if FINETUNINGS.entry(name).about.get("trains", True)]
+    "policy", [name for name in FINETUNINGS.names() if FINETUNINGS.entry(name).spec.trains]
 )
 def test_a_run_stopped_in_the_middle_of_its_finetuning_ends_with_the_same_bits(
     policy: str, runs: Path

@@ -15,8 +15,8 @@ from pruning.registry import ALLOCATIONS, SCORES
 def test_every_allocation_goes_with_every_score_that_does_not_fix_it() -> None:
     assert {"global_mag", "layer_mag", "global_grad", "layer_grad", "random"} <= set(names())
     for score, entry in SCORES.entries().items():
-        if "allocation" in entry.about:
-            assert split(score) == (entry.about["allocation"], score)
+        if entry.spec.allocation is not None:
+            assert split(score) == (entry.spec.allocation, score)
             assert not any(name.endswith(f"_{score}") for name in names())
         else:
             for allocation in ALLOCATIONS.names():

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from pruning.axes.scheduling import cubic, geometric, gradual, linear, one_shot, until
 from pruning.registry import SCHEDULES
 
-PLANNED = [name for name, entry in SCHEDULES.entries().items() if not entry.about.get("searches")]
+PLANNED = [name for name, entry in SCHEDULES.entries().items() if not entry.spec.searches]
 
 
 @pytest.mark.parametrize("name", PLANNED)
 @given(target=st.floats(0, 1), rounds=st.integers(1, 30))
 def test_every_schedule_rises_to_exactly_the_target(name: str, target: float, rounds: int) -> None:
-    rounds = SCHEDULES.entry(name).about.get("rounds", rounds)
+    rounds = SCHEDULES.entry(name).spec.rounds or rounds
     sparsities = SCHEDULES.get(name)(target, rounds)
     assert len(sparsities) == rounds
     assert sparsities[-1] == target

@@ -88,10 +88,10 @@ def test_a_method_is_listed_with_its_allocation_score_needs_and_source() -> None
     listed = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
     assert listed.keys() == set(methods.names())
     for name, told in listed.items():
-        about = registry.SCORES.entry(told["score"]).about
+        spec = registry.SCORES.entry(told["score"]).spec
         assert (told["compared"], told["score"]) == methods.split(name)
-        assert all(need in told["needs"] for need in [*about["needs"], *about.get("accumulates", [])])
-        assert told["source"] == about["source"]
+        assert all(need in told["needs"] for need in [*spec.statistics, *spec.accumulates])
+        assert told["source"] == spec.source
         assert told["source"]
 
 

@@ -105,7 +105,7 @@ def test_searches_that_make_no_run(options: dict[str, Any], sentence: str) -> No
     ("options", "sentence"),
     [
         ({"finetune": "none"}, "with --finetune none --finetune-epochs 3 there is none"),
-        ({"finetune_epochs": 0}, "with --finetune go_on --finetune-epochs 0 there is none"),
+        ({"finetune_epochs": 0}, "with --finetune continue --finetune-epochs 0 there is none"),
         ({"prune_until": 4}, r"--prune-until 4 is beyond the fine-tuning; give at most 3"),
         ({"prune_every": 0}, "--prune-every 0: should be greater than or equal to 1"),
         ({"schedule": "cubic", "prune_every": 5}, "--prune-every is for prunings inside the fine-tuning"),

@@ -81,7 +81,7 @@ def test_another_content_is_another_run(cli: Cli, tmp_path: Path) -> None:
             "must give a float32 tensor of the weights' shape",
         ),
         (
-            OWN.replace('source="mine"', 'needs=["gradients"]'),
+            OWN.replace('source="mine"', 'statistics=("gradients",)'),
             "need of a score 'gradients'. Did you mean gradient",
         ),
     ],

@@ -47,10 +47,18 @@ def test_how_long_a_policy_trains_is_reckoned_anew_when_the_command_line_moves_i
     assert resolve({}, file) == config
     assert resolve({"epochs": 6}, file).finetune_epochs == 2
     assert resolve({"rewind_epoch": 0}, file).finetune_epochs == 12
-    other = resolve({"finetune": "go_on", "finetune_epochs": 2}, file)
+    other = resolve({"finetune": "continue", "finetune_epochs": 2}, file)
     assert (other.finetune_epochs, other.finetune_lr) == (2, 0.05)
     usual = write(tmp_path / "usual.yaml", resolve({}).to_dict())
     assert resolve({"finetune": policy}, usual).finetune_epochs == 9
+
+
+def test_the_old_policy_name_go_on_in_a_file_or_option_is_read_as_continue(tmp_path: Path) -> None:
+    file = write(tmp_path / "run.yaml", {**resolve({}).to_dict(), "finetune": "go_on"})
+    expected = resolve({"finetune": "continue"})
+    assert expected.finetune == "continue"
+    assert resolve({}, file) == resolve({"finetune": "go_on"}) == expected
+    assert resolve({}, file).run_name() == expected.run_name()
 
 
 def test_a_dry_run_is_one_epoch_of_everything() -> None:

@@ -315,7 +315,7 @@ def test_shared_rounds_bring_the_sums_of_their_fine_tuning_along(tmp_path: Path)
     assert outcome(tmp_path / "farther") == outcome(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("policy", ["go_on", "rewind", "rewind_lr", "reinit"])
+@pytest.mark.parametrize("policy", ["continue", "rewind", "rewind_lr", "reinit"])
 def test_the_sums_are_of_the_weights_that_train_on(policy: str, tmp_path: Path) -> None:
     """Where other weights are put in place before the first pruning, what the old ones did is of no account."""
     replays = policy.startswith("rewind")
@@ -326,7 +326,7 @@ def test_the_sums_are_of_the_weights_that_train_on(policy: str, tmp_path: Path) 
     session.accumulated.load({name: torch.ones_like(x) for name, x in session.accumulated.tensors().items()})
     state = session.model.state_dict()
     prune(session, 1, tuning_of(session, 1, Origins(rewound=state)))
-    old = policy in ("go_on", "rewind_lr")
+    old = policy in ("continue", "rewind_lr")
     assert all(bool((sums == old).all()) for sums in session.accumulated["movement"].values())
 
 

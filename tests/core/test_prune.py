@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 from inspect import signature
 from typing import Any
 
@@ -21,6 +22,8 @@ from pruning.axes.scoring import Weights
 from pruning.core.layers import prunable_layers
 from pruning.core.prune import choose, plan
 from pruning.registry import SCORES
+
+RegisterScore = Callable[..., Callable[..., Any]]
 
 
 def goes_with_weights(method: str) -> bool:
@@ -292,7 +295,7 @@ def test_channels_last_weights_get_the_same_masks_in_their_own_layout(method: st
     expected = choose(contiguous, method, 0.7, **needed)
     found = choose(channels_last, method, 0.7, **needed)
     _, score = split(method)
-    if not SCORES.entry(score).about["needs"]:  # convolutions of another layout add up in another order
+    if not SCORES.entry(score).spec.statistics:  # convolutions of another layout add up in another order
         assert found == expected
     assert found["2.weight"].stride() == channels_last.get_parameter("2.weight").stride()
 
@@ -303,14 +306,25 @@ def test_random_depends_on_the_seed_alone() -> None:
     assert choose(lenet(), "random", 0.5) == again != other
 
 
-# Scores of one's own
+# User-defined scores
 
 
-def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SCORES, "_functions", dict(SCORES._functions))
-    monkeypatch.setattr(SCORES, "_entries", dict(SCORES._entries))
+@pytest.fixture
+def register_score() -> Iterator[RegisterScore]:
+    """`SCORES.register`, undone after the test."""
+    names: list[str] = []
 
-    @SCORES.register("row_share", needs=[], elementwise=False, source="this test")
+    def register(name: str, **attributes: Any) -> Callable[..., Any]:
+        names.append(name)
+        return SCORES.register(name, **attributes)
+
+    yield register
+    for name in names:
+        SCORES.unregister(name)
+
+
+def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(register_score: RegisterScore) -> None:
+    @register_score("row_share", elementwise=False, source="this test")
     def row_share(weights: Weights) -> Tensor:
         return weights.value.abs() / weights.value.abs().sum(1, keepdim=True)
 
@@ -324,11 +338,8 @@ def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(monkeypatch: pytest
     assert kept(choose(model, "global_row_share", count=2, masks=earlier)) == [[True, False, True, False]]
 
 
-def test_a_score_that_hands_back_the_weights_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SCORES, "_functions", dict(SCORES._functions))
-    monkeypatch.setattr(SCORES, "_entries", dict(SCORES._entries))
-
-    @SCORES.register("signed", needs=[], elementwise=True, source="this test")
+def test_a_score_that_hands_back_the_weights_does_no_harm(register_score: RegisterScore) -> None:
+    @register_score("signed", elementwise=True, source="this test")
     def signed(weights: Weights) -> Tensor:
         return weights.value
 
@@ -338,13 +349,11 @@ def test_a_score_that_hands_back_the_weights_does_no_harm(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("structure", ["weight", "filter"])
-def test_a_score_that_works_in_place_does_no_harm(structure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_that_works_in_place_does_no_harm(structure: str, register_score: RegisterScore) -> None:
     if structure == "filter":
         pytest.importorskip("torch_pruning", reason="the extra shrink is not installed")
-    monkeypatch.setattr(SCORES, "_functions", dict(SCORES._functions))
-    monkeypatch.setattr(SCORES, "_entries", dict(SCORES._entries))
 
-    @SCORES.register("in_place", source="this test")
+    @register_score("in_place", source="this test")
     def in_place(weights: Weights) -> Tensor:
         return weights.value.abs_()
 

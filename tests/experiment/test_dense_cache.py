@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from conftest import Silent, small_mnist
-from pruning.config.config_reading import resolve
-from pruning.experiment.preparation import prepare
 
+from pruning.config.resolution import resolve
 from pruning.experiment.runner import run
+from pruning.experiment.setup import prepare
 
 NET = """
 from torch import nn
@@ -91,7 +91,7 @@ def test_what_is_done_to_the_images_counts_too(options: dict[str, Any]) -> None:
 
 
 ADDS_UP = """
-from pruning.core.accumulating import ACCUMULATORS
+from pruning.core.accumulation import ACCUMULATORS
 from pruning.registry import SCORES
 
 
@@ -103,7 +103,7 @@ def add_gradients(sums, weights, gradients):
 ACCUMULATORS["gradients"] = add_gradients
 
 
-@SCORES.register("along", needs=[], accumulates=["gradients"], elementwise=True, source="mine")
+@SCORES.register("along", accumulates=("gradients",), elementwise=True, source="mine")
 def along(weights):
     return weights["gradients"]
 """

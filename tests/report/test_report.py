@@ -312,8 +312,8 @@ def test_series_are_told_apart_by_every_option_that_differs(tmp_path: Path) -> N
     save(tmp_path, record(82, finetune="reinit", seed=0))
     (task,) = tasks_of(tmp_path)
     assert sorted(series.label for series in task.series) == [
-        "global_mag, go_on, finetune_lr 0.01",
-        "global_mag, go_on, finetune_lr 0.05",
+        "global_mag, continue, finetune_lr 0.01",
+        "global_mag, continue, finetune_lr 0.05",
         "global_mag, reinit, finetune_lr 0.05",
     ]
     assert "differ in options that are not compared: finetune_lr (0.01, 0.05)" in one_line(task.warnings)

@@ -108,14 +108,23 @@ def test_methods_are_compared_only_where_all_other_options_agree(tmp_path: Path)
 
 def test_folders_are_compared_in_whatever_separates_them(tmp_path: Path) -> None:
     for seed in range(3):
-        for folder, policy, top1 in (("a", "go_on", 80.0), ("b", "reinit", 82.0)):
+        for folder, policy, top1 in (("a", "continue", 80.0), ("b", "reinit", 82.0)):
             for method in ("global_mag", "layer_mag"):
                 save(tmp_path / folder, record(top1 + 0.1 * seed, seed=seed, finetune=policy, method=method))
     comparison = sides(tmp_path, "a", "b")
-    assert comparison.differences == {"finetune": ["go_on", "reinit"]}
+    assert comparison.differences == {"finetune": ["continue", "reinit"]}
     assert [row.where for row in comparison.rows] == ["global_mag", "layer_mag"]
     assert set(verdicts(comparison)) == {"b is better"}
-    assert notes(comparison)[0] == "What differs: finetune (go_on, reinit)."
+    assert notes(comparison)[0] == "What differs: finetune (continue, reinit)."
+
+
+def test_records_with_the_old_policy_name_go_on_are_compared_as_continue(tmp_path: Path) -> None:
+    for seed in range(3):
+        save(tmp_path, record(80, seed=seed, finetune="go_on"))
+        save(tmp_path, record(70 + seed, seed=seed, finetune="continue", method="random"))
+    comparison = sides(tmp_path, "global_mag", "random")
+    assert comparison.differences == {"method": ["global_mag", "random"]}
+    assert comparison.rows[0].pairs == 3
 
 
 def test_rounds_that_grow_with_the_target_are_no_part_of_its_name(tmp_path: Path) -> None:

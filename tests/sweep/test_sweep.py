@@ -363,14 +363,14 @@ def test_the_summary_has_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
 
 def test_a_run_that_leaves_the_amount_to_the_default_is_summarised_there(tmp_path: Path) -> None:
     policies = [
-        {"finetune": "go_on", "sparsity": 0.5},
-        {"finetune": "go_on", "sparsity": 0.9},
+        {"finetune": "continue", "sparsity": 0.5},
+        {"finetune": "continue", "sparsity": 0.9},
         {"finetune": "none"},
     ]
     runs = planned(tmp_path, {"grid": {"finetune": policies}}).runs
     done = {run.name: {"final": {"top1": 80.0}, "dense": {"top1": 90.0}} for run in runs}
     assert sorted(summary.table(runs, done).rows) == [
-        ["go_on", "90.00", "80.00", "80.00"],
+        ["continue", "90.00", "80.00", "80.00"],
         ["none", "90.00", "", "80.00"],
     ]
 
