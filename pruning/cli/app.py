@@ -337,16 +337,16 @@ def sweep(
     from pruning.cli.sweep_console import SweepConsole
 
     with Signals() as signals, contextlib.closing(SweepConsole(signals)) as console:
-        whole, slots = sweeps.prepare(
+        whole, slots = sweeps.plan_sweep(
             file, settings or (), runs_dir, jobs=jobs, gpus=gpus, jobs_per_gpu=jobs_per_gpu
         )
-        part = whole if shard is None else whole.shard(*sweeps.read_shard(shard))
-        console.plan(file, part, slots, whole)
+        part = whole if shard is None else whole.shard(*sweeps.parse_shard(shard))
+        console.show_plan(file, part, slots, whole)
         if plan:
             return 0
-        board = sweeps.work(part, slots, console, retry=retry)
-        console.summary(board)
-    return 1 if board.failed else 0
+        state = sweeps.run_sweep(part, slots, console, retry=retry)
+        console.show_summary(state)
+    return 1 if state.failed else 0
 
 
 @app.command()

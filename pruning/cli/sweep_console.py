@@ -1,6 +1,6 @@
-"""What the terminal shows of a sweep: the plan, a live table, a line for every run that ends, a summary.
+"""Terminal output of a sweep: the plan, a live table, a line for every run that ends, a summary.
 
-Into a file the same as plain lines, without the live table.
+In a file, the same as plain lines without the live table.
 """
 
 from __future__ import annotations
@@ -18,106 +18,93 @@ from rich.text import Text
 
 from pruning.cli.console import BAR_WIDTH, Console
 from pruning.cli.signals import Signals
-from pruning.sweep import plan as plans
-from pruning.sweep import progress, summary
 from pruning.sweep.grid import distinguishing_options
-from pruning.sweep.plan import Plan, Run
+from pruning.sweep.plan import (
+    PlannedRun,
+    SweepPlan,
+    cost_with_sharing,
+    cost_without_sharing,
+    count_trajectories,
+    epochs_per_run,
+)
+from pruning.sweep.progress import estimate_seconds_left
+from pruning.sweep.runner import Failure, SweepState
 from pruning.sweep.slots import Slots
-from pruning.sweep.summary import Table as SummaryTable
-from pruning.sweep.work import Failure, SweepState
+from pruning.sweep.summary import summary_table
 from pruning.utils.text import format_duration, pluralize
 
-REFRESH = 0.5  # seconds between two pictures of the live table
-FAILURES_SHOWN = 5  # with the end of their log; of the others only which they are
-ROWS_SHOWN = 20  # of running runs
+REFRESH_INTERVAL = 0.5  # seconds, of the live table
+MAX_LOGS = 5  # failures shown with the end of their log
+MAX_ROWS = 20  # running runs in the live table
 
 
 class SweepConsole(Console):
-    """Shows a sweep; it is what watches `sweep.work.work`."""
+    """Shows a sweep; the observer of `sweep.runner.run_sweep`."""
 
     def __init__(self, signals: Signals) -> None:
         super().__init__()
         self._signals = signals
         self._live: Live | None = None
         self._columns: list[str] = []
-        self._shown = 0.0
+        self._last_refresh = 0.0
 
-    # --- before -----------------------------------------------------------------------------------------------------
+    # --- before the first run ---------------------------------------------------------------------------------------
 
-    def plan(self, file: Path, plan: Plan, slots: Slots, whole: Plan) -> None:
-        """What there is to do; `whole` is the plan of which this is a shard, or the same."""
+    def show_plan(self, file: Path, plan: SweepPlan, slots: Slots, whole: SweepPlan) -> None:
+        """Show the runs and their cost. `whole` is the plan that `plan` is a shard of, or `plan` itself."""
         runs, failed = plan.runs, len(plan.failed())
-        part = "" if whole is plan else f" (of {len(whole.runs):,}: a shard)"
-        finished = f"{len(plan.finished)} finished" + (f", {failed} failed before" if failed else "")
-        lines = [("sweep", f"{file}: {pluralize(len(runs), 'run')}{part}; {finished}")]
+        shard = "" if whole is plan else f" (a shard of {len(whole.runs):,})"
+        finished = f"{len(plan.records)} finished" + (f", {failed} failed before" if failed else "")
+        lines = [("sweep", f"{file}: {pluralize(len(runs), 'run')}{shard}; {finished}")]
         if runs:
-            lines += [("records", str(runs[0].config.runs_dir)), ("at once", _slots(slots, runs))]
+            lines += [("records", str(runs[0].config.runs_dir)), ("at once", _describe_slots(slots, runs))]
         for name, text in lines:
             self._out.print(Text.assemble((f"{name:<10}", "bold"), text), soft_wrap=True)
         self._out.print()
-        each, shared = plans.costs_alone(runs), plans.costs_shared(runs)
-        still = plans.costs_shared(plan.unfinished, plan.done)
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("to compute", "each run alone", "shared", "still to do"):
-            table.add_column(column, justify="left" if column == "to compute" else "right")
-        for name in ("runs", "dense_trainings", "rounds", "epochs"):
-            numbers = (f"{getattr(costs, name):,}" for costs in (each, shared, still))
-            table.add_row(name.replace("_", " "), *numbers)
-        self._out.print(table)
-        self.note(
-            f"{pluralize(plans.trajectories(runs), 'trajectory', 'trajectories')}; {self._time(plan, slots)}\n"
-        )
+        self._out.print(_cost_table(plan))
+        trajectories = pluralize(count_trajectories(runs), "trajectory", "trajectories")
+        self.note(f"{trajectories}; {_time_left(plan, slots)}\n")
 
-    def _time(self, plan: Plan, slots: Slots) -> str:
-        epochs = plans.epochs_each(plan.runs)
-        endings = {run.name: run.files.read_ending() for run in plan.runs if run.name in plan.finished}
-        timed = [(epochs[name], end["seconds"]) for name, end in endings.items() if end and end["code"] == 0]
-        waiting = [(epochs[run.name], 1.0) for run in plan.unfinished]
-        if not waiting:
-            return "nothing left to do"
-        seconds = progress.seconds_left(timed, waiting, len(slots))
-        if seconds is None:
-            return "no run of these was timed yet, so how long it takes is not known"
-        return f"about {format_duration(seconds)} left, by the {pluralize(len(timed), 'run')} timed so far"
-
-    # --- meanwhile --------------------------------------------------------------------------------------------------
+    # --- while runs are computed ------------------------------------------------------------------------------------
 
     def check_stop(self) -> None:
         self._signals.check_stop()
 
-    def when_forced(self, action: Callable[[], None]) -> None:
+    def on_forced_exit(self, action: Callable[[], None]) -> None:
         def close_and_act() -> None:
             self.close()
             action()
 
         self._signals.at_once = close_and_act
 
-    def show(self, board: SweepState) -> None:
+    def update(self, state: SweepState) -> None:
         now = time.monotonic()
-        if not self._out.is_terminal or now - self._shown < REFRESH:
+        if not self._out.is_terminal or now - self._last_refresh < REFRESH_INTERVAL:
             return
-        self._shown = now
+        self._last_refresh = now
         if self._live is None:
-            self._columns = distinguishing_options([run.choices for run in board.plan.runs])
+            self._columns = distinguishing_options([run.choices for run in state.plan.runs])
             self._live = Live(console=self._out, auto_refresh=False, transient=True)
             self._live.start()
-        self._live.update(self._picture(board), refresh=True)
+        self._live.update(
+            Group("", _overall_progress(state), "", _running_table(state, self._columns)), refresh=True
+        )
 
-    def ended(self, board: SweepState, run: Run) -> None:
-        ended, total = len(board.done) + len(board.failed), len(board.plan.runs)
+    def run_ended(self, state: SweepState, run: PlannedRun) -> None:
+        ended, total = len(state.done) + len(state.failed), len(state.plan.runs)
         count = f"{ended:>{len(str(total))}}/{total}"
-        seconds = board.seconds.get(run.name)
-        took = "" if seconds is None else f", {format_duration(seconds)}"
-        if run.name in board.done:
-            final = board.done[run.name]["final"]
-            where = "" if seconds is not None else " (by another process)"
+        seconds = state.seconds.get(run.name)
+        duration = " (by another process)" if seconds is None else f", {format_duration(seconds)}"
+        if run.name in state.done:
+            final = state.done[run.name]["final"]
             ratio = final["compression_ratio"]
-            at = "" if ratio is None else f" at {ratio:.2f}x"
-            self._line(f"{count}  {run.words}: top-1 {final['top1']:.2f} %{at}{took}{where}")
-        elif run.name in board.failed:
-            self._line(f"{count}  {run.words}: failed ({_why(board.failed[run.name])})", style="red")
+            at_ratio = "" if ratio is None else f" at {ratio:.2f}x"
+            self._line(f"{count}  {run.label}: top-1 {final['top1']:.2f} %{at_ratio}{duration}")
+        elif run.name in state.failed:
+            reason = _describe_exit(state.failed[run.name])
+            self._line(f"{count}  {run.label}: failed ({reason})", style="red")
         else:
-            self._line(f"{'':{len(count)}}  {run.words}: another process is at it", style="yellow")
+            self._line(f"{'':{len(count)}}  {run.label}: another process computes it", style="yellow")
 
     def stopping(self, running: int) -> None:
         self.close()
@@ -130,81 +117,117 @@ class SweepConsole(Console):
             self._live.stop()
             self._live = None
 
-    def _picture(self, board: SweepState) -> Group:
-        ended, total = len(board.done) + len(board.failed), len(board.plan.runs)
-        elsewhere = f" ({len(board.elsewhere)} of them with other processes)" if board.elsewhere else ""
-        counts = Text.assemble(
-            (f"{len(board.done)} done", "green"),
-            f", {len(board.running)} running, {len(board.waiting)} waiting{elsewhere}, ",
-            (f"{len(board.failed)} failed", "red" if board.failed else ""),
-        )
-        left = board.seconds_left()
-        time_left = "" if left is None else f"about {format_duration(left)} left"
-        whole = Table.grid(padding=(0, 2))
-        whole.add_row(
-            ProgressBar(total, ended, width=BAR_WIDTH), f"{100 * ended // total} %", counts, time_left
-        )
-        running = Table(box=None, pad_edge=False, header_style="bold")
-        for name in self._columns:
-            running.add_column(name, overflow="ellipsis", no_wrap=True)
-        for name in ("", "running", "left"):
-            running.add_column(name, justify="right" if name == "left" else "left", no_wrap=True)
-        processes = list(board.running.values())
-        for process in processes[:ROWS_SHOWN]:
-            bar = ProgressBar(1.0, process.position.fraction, width=BAR_WIDTH)
-            chosen = [str(process.run.choices.get(name, "")) for name in self._columns]
-            left = process.left
-            running.add_row(
-                *chosen, bar, process.position.stage, "" if left is None else format_duration(left)
-            )
-        more = len(processes) - ROWS_SHOWN
-        return Group("", whole, "", running, *([f"and {more} more"] if more > 0 else []))
+    # --- after the last run -----------------------------------------------------------------------------------------
 
-    # --- afterwards -------------------------------------------------------------------------------------------------
-
-    def summary(self, board: SweepState) -> None:
-        """What became of the sweep: top-1 over seeds, what failed and why, and what to look at next."""
+    def show_summary(self, state: SweepState) -> None:
+        """Show top-1 over seeds, the failed runs with the end of their logs, and the command for a report."""
         self.close()
-        runs = board.plan.runs
-        if board.done and not any(run.config.dry_run for run in runs):
+        runs = state.plan.runs
+        has_results = bool(state.done) and not any(run.config.dry_run for run in runs)
+        if has_results:
             self._out.print()
-            self._summary_table(summary.table(runs, board.done))
-        if board.failed:
-            self._failures(board)
-        now = f", {len(board.seconds)} of them now, in {format_duration(board.elapsed)}"
-        self.note(f"\n{len(board.done)} of {pluralize(len(runs), 'run')} done{now if board.seconds else ''}")
-        if board.done and not any(run.config.dry_run for run in runs):
+            self._show_accuracies(state)
+        if state.failed:
+            self._show_failures(state)
+        now = f", {len(state.seconds)} of them now, in {format_duration(state.elapsed)}"
+        self.note(f"\n{len(state.done)} of {pluralize(len(runs), 'run')} done{now if state.seconds else ''}")
+        if has_results:
             self.note(f"report: python main.py report {runs[0].config.runs_dir} --out report")
 
-    def _summary_table(self, found: SummaryTable) -> None:
-        table = Table(title=found.title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for number, column in enumerate(found.columns):
-            table.add_column(column, justify="left" if number < found.words else "right")
-        for row in found.rows:
+    def _show_accuracies(self, state: SweepState) -> None:
+        summary = summary_table(state.plan.runs, state.done)
+        table = Table(
+            title=summary.title, title_justify="left", box=None, pad_edge=False, header_style="bold"
+        )
+        for number, column in enumerate(summary.columns):
+            table.add_column(column, justify="left" if number < summary.label_columns else "right")
+        for row in summary.rows:
             table.add_row(*(Text(cell) for cell in row))
         self._out.print(table)
 
-    def _failures(self, board: SweepState) -> None:
-        by_name = {run.name: run for run in board.plan.runs}
-        self._out.print(Text(f"\n{pluralize(len(board.failed), 'run')} failed", "bold red"))
-        for number, (name, failure) in enumerate(board.failed.items()):
+    def _show_failures(self, state: SweepState) -> None:
+        by_name = {run.name: run for run in state.plan.runs}
+        self._out.print(Text(f"\n{pluralize(len(state.failed), 'run')} failed", "bold red"))
+        for number, (name, failure) in enumerate(state.failed.items()):
             run = by_name[name]
-            self._line(f"{run.words}: {_why(failure)}; {run.files.log}", style="bold")
-            if number < FAILURES_SHOWN:
-                for line in failure.said:
+            self._line(f"{run.label}: {_describe_exit(failure)}; {run.files.log}", style="bold")
+            if number < MAX_LOGS:
+                for line in failure.log_lines:
                     self._line(f"    {line}", style="dim")
-        self.note("--retry does them again.")
+        self.note("Compute them again with --retry.")
 
 
-def _why(failure: Failure) -> str:
-    if failure.code < 0:
-        return f"killed by {signal.Signals(-failure.code).name}"
-    return f"exit code {failure.code}"
+def _cost_table(plan: SweepPlan) -> Table:
+    costs = (
+        cost_without_sharing(plan.runs),
+        cost_with_sharing(plan.runs),
+        cost_with_sharing(plan.unfinished, plan.finished),
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("to compute", "without sharing", "with sharing", "left"):
+        table.add_column(column, justify="left" if column == "to compute" else "right")
+    for name in ("runs", "dense_trainings", "rounds", "epochs"):
+        table.add_row(name.replace("_", " "), *(f"{getattr(cost, name):,}" for cost in costs))
+    return table
 
 
-def _slots(slots: Slots, runs: tuple[Run, ...]) -> str:
+def _time_left(plan: SweepPlan, slots: Slots) -> str:
+    epochs = epochs_per_run(plan.runs)
+    endings = {run.name: run.files.read_ending() for run in plan.finished}
+    timed = [(epochs[name], end["seconds"]) for name, end in endings.items() if end and end["code"] == 0]
+    unfinished = [(epochs[run.name], 1.0) for run in plan.unfinished]
+    if not unfinished:
+        return "all runs are finished"
+    seconds = estimate_seconds_left(timed, unfinished, len(slots))
+    if seconds is None:
+        return "time unknown before the first run is finished"
+    return f"about {format_duration(seconds)} left, estimated from {pluralize(len(timed), 'run')}"
+
+
+def _overall_progress(state: SweepState) -> Table:
+    ended, total = len(state.done) + len(state.failed), len(state.plan.runs)
+    elsewhere = f" ({len(state.elsewhere)} in other processes)" if state.elsewhere else ""
+    counts = Text.assemble(
+        (f"{len(state.done)} done", "green"),
+        f", {len(state.running)} running, {len(state.waiting)} waiting{elsewhere}, ",
+        (f"{len(state.failed)} failed", "red" if state.failed else ""),
+    )
+    left = state.seconds_left()
+    time_left = "" if left is None else f"about {format_duration(left)} left"
+    row = Table.grid(padding=(0, 2))
+    row.add_row(ProgressBar(total, ended, width=BAR_WIDTH), f"{100 * ended // total} %", counts, time_left)
+    return row
+
+
+def _running_table(state: SweepState, options: list[str]) -> Group:
+    """The running runs with a progress bar each; `options` are the columns that distinguish them."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in options:
+        table.add_column(name, overflow="ellipsis", no_wrap=True)
+    for name in ("", "running", "left"):
+        table.add_column(name, justify="right" if name == "left" else "left", no_wrap=True)
+    processes = list(state.running.values())
+    for process in processes[:MAX_ROWS]:
+        bar = ProgressBar(1.0, process.progress.fraction, width=BAR_WIDTH)
+        choices = [str(process.run.choices.get(name, "")) for name in options]
+        left = process.seconds_left
+        table.add_row(*choices, bar, process.progress.stage, "" if left is None else format_duration(left))
+    more = len(processes) - MAX_ROWS
+    return Group(table, *([f"and {more} more"] if more > 0 else []))
+
+
+def _describe_exit(failure: Failure) -> str:
+    if failure.exit_code < 0:
+        return f"killed by {signal.Signals(-failure.exit_code).name}"
+    return f"exit code {failure.exit_code}"
+
+
+def _describe_slots(slots: Slots, runs: tuple[PlannedRun, ...]) -> str:
     threads = sorted({run.config.threads or slots.threads for run in runs})
     with_threads = "/".join(map(str, threads)) + (" threads" if threads != [1] else " thread")
     gpus = [gpu for gpu in slots.gpus if gpu is not None]
-    where = f" on GPU {', '.join(sorted(set(gpus)))}" if gpus else ""
-    return f"{pluralize(len(slots), 'run')}{where}, {with_threads} each (part of what determines a run's numbers)"
+    on_gpus = f" on GPU {', '.join(sorted(set(gpus)))}" if gpus else ""
+    # The number of threads is shown because it changes the last digits of a run's results.
+    return (
+        f"{pluralize(len(slots), 'run')}{on_gpus}, {with_threads} each (affects the last digits of results)"
+    )

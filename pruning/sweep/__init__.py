@@ -1,12 +1,13 @@
-"""Many runs from one file: a grid of options, each combination a run, each run a process.
+"""Sweeps: every combination of a grid of options is a run, and every run is a process.
 
-The rooms, in the order in which a sweep passes through them::
+Read in this order::
 
-    grid          the file: options, lists, exclusions, overrides -> the runs, each resolved and validated
-    slots         how many runs at once, and on what: threads of the processor, or GPUs
-    plan          what the runs share (dense trainings, rounds), which waits for which, what there is to compute
-    progress      how far a run is, from its log
-    work          starting processes, watching them, stopping them; two sweeps at once share the work
+    grid          the YAML file -> validated configurations
+    slots         how many runs at once, on which GPUs or CPU threads
+    plan          what runs share, which run depends on which, what it costs
+    progress      progress of a run, from its event log
+    runner        start processes, watch them, stop them; two sweeps at once divide the work
+    summary       the table of top-1 over seeds
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from pruning.errors import PruningError
-from pruning.sweep import grid, plan, slots
-from pruning.sweep.plan import Plan, read_shard
-from pruning.sweep.slots import Slots
-from pruning.sweep.work import SweepState, work
+from pruning.sweep.grid import expand_grid, read_grid
+from pruning.sweep.plan import SweepPlan, make_plan, parse_shard
+from pruning.sweep.runner import SweepState, run_sweep
+from pruning.sweep.slots import Slots, make_slots, visible_gpus
 from pruning.utils import files
 from pruning.utils.extras import require_extra
 
-__all__ = ["Plan", "Slots", "SweepState", "prepare", "read_shard", "work"]
+__all__ = ["Slots", "SweepPlan", "SweepState", "parse_shard", "plan_sweep", "run_sweep"]
 
 
-def prepare(
+def plan_sweep(
     file: Path,
     settings: Sequence[str],
     runs_dir: Path,
@@ -34,29 +35,34 @@ def prepare(
     jobs: int | None = None,
     gpus: str | None = None,
     jobs_per_gpu: int | None = None,
-) -> tuple[Plan, Slots]:
-    """The plan of the sweep in a file, validated whole, and the slots to do it on. Writes nothing.
+) -> tuple[SweepPlan, Slots]:
+    """Read and check the sweep in a file. Writes nothing.
 
-    `settings` are `NAME=VALUE`, options for all runs. PruningError for whatever is wrong with any of the runs.
+    Args:
+        file: the YAML file of the grid.
+        settings: `NAME=VALUE` of --set, options for all runs.
+        runs_dir: the folder for the records.
+        jobs, gpus, jobs_per_gpu: see `make_slots`.
+
+    Returns:
+        The plan and the slots for its runs.
+
+    Raises:
+        PruningError: any of the runs is invalid, or the options conflict.
     """
     files.check_writable(runs_dir, "--runs-dir")
-    chosen = grid.runs(grid.read(file, settings), runs_dir)
-    if any(one.config.tensorboard for one in chosen):
+    runs = expand_grid(read_grid(file, settings), runs_dir)
+    configs = [run.config for run in runs]
+    if any(config.tensorboard for config in configs):
         require_extra("--tensorboard", "tensorboard", "tensorboard")
-    room = slots.choose(
-        [one.config for one in chosen],
-        jobs=jobs,
-        gpus=gpus,
-        jobs_per_gpu=jobs_per_gpu,
-        visible=slots.visible_gpus(),
-    )
-    chosen = [
-        one
-        if one.config.threads
-        else replace(one, config=one.config.model_copy(update={"threads": room.threads}))
-        for one in chosen
+    slots = make_slots(configs, jobs=jobs, gpus=gpus, jobs_per_gpu=jobs_per_gpu, visible=visible_gpus())
+    with_threads = [
+        run
+        if run.config.threads
+        else replace(run, config=run.config.model_copy(update={"threads": slots.threads}))
+        for run in runs
     ]
     try:
-        return plan.make(chosen), room
+        return make_plan(with_threads), slots
     except PruningError as error:
         raise PruningError(f"{file}: {error}") from None

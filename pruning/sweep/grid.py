@@ -1,21 +1,23 @@
-"""The language of a sweep's file::
+"""Read the YAML file of a sweep and expand its grid into runs.
+
+The file::
 
     options:                                   # the same for every run, as in the file of a single run
       arch: my
       epochs: 10
     grid:                                      # every combination of these values is a run
       method: [global_mag, random]
-      compression:                             # options that go together: a value can bring others with it
+      compression:                             # a value can set other options, too
         - {compression: 2, rounds: 1}
         - {compression: 4, rounds: 2}
       seed: [0, 1, 2]
-    exclude:                                   # leave out every run that agrees with one of these
+    exclude:                                   # leave out every run that matches one of these patterns
       - {method: random, compression: 4}
-    override:                                  # give some of the runs other options
-      - when: {compression: [2, 4]}            # a list means any of these
+    override:                                  # change options of the runs that match a pattern
+      - when: {compression: [2, 4]}            # a list matches any of its values
         set: {finetune_epochs: 5}
 
-Everything is checked before anything is run; what is wrong is refused in one sentence that names the file and the item.
+The file is checked before any run starts. A PruningError names the file, the item and the fix.
 """
 
 from __future__ import annotations
@@ -36,14 +38,15 @@ from pruning.registry import unknown
 from pruning.utils.digests import digest
 from pruning.utils.yaml_files import read_yaml
 
-KEYS = ("options", "grid", "exclude", "override")
-MOST_RUNS = 10_000
-REFUSED = {
-    "name": "every run gets a name of its own, made from its options",
-    "runs_dir": "give --runs-dir to the sweep",
-    "share_rounds": "a sweep shares whatever rounds its runs have in common",
-    "save_model": "the runs would write to the same file; every run's folder holds its network",
-    "save_path": "the runs would write to the same file; every run's folder holds its network",
+SECTIONS = ("options", "grid", "exclude", "override")
+MAX_RUNS = 10_000
+# Options that a grid may not set, and why.
+FORBIDDEN = {
+    "name": "every run is named after its options",
+    "runs_dir": "pass --runs-dir to the sweep",
+    "share_rounds": "a sweep always shares the rounds that its runs have in common",
+    "save_model": "all runs would write to the same file; the folder of each run holds its network",
+    "save_path": "all runs would write to the same file; the folder of each run holds its network",
 }
 
 Options = dict[str, Any]
@@ -51,7 +54,15 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True)
 class Grid:
-    """A file as read: the axes hold, for every option varied, the options that each of its values sets."""
+    """A parsed file.
+
+    Attributes:
+        file: the file, for error messages.
+        options: options that every run has.
+        axes: for each varied option, the options that each of its values sets.
+        exclude: patterns of runs to leave out.
+        override: pairs of a pattern and the options that matching runs get.
+    """
 
     file: Path
     options: Options
@@ -61,238 +72,270 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """One run of a grid: what tells it from the others, by option, and the whole configuration."""
+class GridRun:
+    """One combination of a grid: the choices that distinguish it from the others, and its whole configuration."""
 
     choices: Mapping[str, Any]
     config: RunConfig
 
+    @property
+    def label(self) -> str:
+        return choices_label(self.choices)
 
-def read(file: Path, settings: Sequence[str] = ()) -> Grid:
-    """The grid in a file. `settings` are `NAME=VALUE`: options for all runs, over those of the file.
 
-    PruningError, naming the file and the item, for anything that is not of the language.
+def read_grid(file: Path, settings: Sequence[str] = ()) -> Grid:
+    """Read and check a grid file.
+
+    Args:
+        file: the YAML file.
+        settings: `NAME=VALUE` of --set; these options override those of the file, for all runs.
+
+    Raises:
+        PruningError: the file does not follow the format, or a setting is not an option that a grid may set.
     """
     values = read_yaml(file)
     for key in values:
-        if key not in KEYS:
+        if key not in SECTIONS:
             raise PruningError(
-                f"{file}: {key!r} is no part of a grid, which has {', '.join(KEYS)}; "
-                "the file of a single run is for --config."
+                f"{file}: {key!r} is not a section of a grid ({', '.join(SECTIONS)}). "
+                "Pass the file of a single run to --config."
             )
-    axes = _axes(file, values.get("grid"))
+    axes = _parse_axes(file, values.get("grid"))
     varied = {name for entries in axes.values() for entry in entries for name in entry}
-    options = _mapping(file, "options", values.get("options") or {})
+    options = _parse_options(file, "options", values.get("options") or {})
     for name in varied & options.keys():
-        raise PruningError(f"{file}: {name} is in both options and grid; leave it in one of them.")
+        raise PruningError(f"{file}: {name} is in both options and grid. Remove it from one of them.")
     for setting in settings:
-        name, value = _setting(setting)
+        name, value = _parse_setting(setting)
         if name in varied:
-            raise PruningError(f"--set {setting}: {name} is varied by the grid of {file}; change it there.")
+            raise PruningError(f"--set {setting}: the grid of {file} varies {name}. Change its values there.")
         options[name] = value
     known = varied | options.keys()
     return Grid(
         file,
         options,
         axes,
-        [_pattern(file, place, item, known) for place, item in _items(file, "exclude", values)],
-        [_override(file, place, item, known) for place, item in _items(file, "override", values)],
+        [_parse_pattern(file, place, item, known) for place, item in _list_items(file, "exclude", values)],
+        [_parse_override(file, place, item, known) for place, item in _list_items(file, "override", values)],
     )
 
 
-def runs(grid: Grid, runs_dir: Path) -> list[Chosen]:
-    """Every run of the grid, in the order of the file, the last axis fastest; records go to `runs_dir`.
+def expand_grid(grid: Grid, runs_dir: Path) -> list[GridRun]:
+    """Return every run of the grid, in the order of the file, the last axis fastest.
 
-    PruningError, naming the run, if one makes no experiment; for no runs at all, one run twice, an exclusion or
-    override that fits no run.
+    Args:
+        grid: the parsed file.
+        runs_dir: the folder for the records of all runs.
+
+    Raises:
+        PruningError: a run is invalid or repeated, no run is left, or an exclusion or override matches no run.
     """
-    given = _without_excluded(grid, _combinations(grid))
+    combinations = _without_excluded(grid, _combinations(grid))
     for number, (when, changes) in enumerate(grid.override, start=1):
-        fitting = [options for _, options in given if _fits(when, options)]
-        if not fitting:
+        matching = [options for _, options in combinations if _matches(when, options)]
+        if not matching:
             raise PruningError(
-                f"{grid.file}: override {number}: no run has {_words(when)}; mend or remove it."
+                f"{grid.file}: override {number} matches no run: no run has {_format_options(when)}. "
+                "Correct or remove it."
             )
-        for options in fitting:
+        for options in matching:
             options |= changes
-    names = distinguishing_options([choices for choices, _ in given])
-    found = []
-    for choices, options in given:
-        told = {name: choices[name] for name in names if name in choices}
-        found.append(Chosen(told, _resolved(grid, told, options, runs_dir)))
-    _refuse_repeated(grid, found)
-    return found
+    names = distinguishing_options([choices for choices, _ in combinations])
+    runs = []
+    for choices, options in combinations:
+        distinguishing = {name: choices[name] for name in names if name in choices}
+        runs.append(GridRun(distinguishing, _resolve(grid, distinguishing, options, runs_dir)))
+    _refuse_repeated(grid, runs)
+    return runs
 
 
-def words(choices: Mapping[str, Any]) -> str:
-    """What was chosen for a run, in a few words: `method global_mag, compression 4, seed 0`."""
-    return _words(choices) or "the only one"
+def choices_label(choices: Mapping[str, Any]) -> str:
+    """Return the choices of a run as text: `method global_mag, compression 4, seed 0`."""
+    return _format_options(choices) or "the only run"
 
 
-def distinguishing_options(given: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The options by which these choices differ, less those that only come along with another one."""
+def distinguishing_options(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the options in which runs differ, without those that follow from an option before them.
+
+    Args:
+        runs: the choices of each run, by option.
+    """
     kept: list[str] = []
-    for name in dict.fromkeys(name for choices in given for name in choices):
-        if not any(_follows(name, leader, given) for leader in kept):
+    for name in dict.fromkeys(name for choices in runs for name in choices):
+        if not any(_is_determined_by(name, other, runs) for other in kept):
             kept.append(name)
     return kept
 
 
-def _follows(name: str, leader: str, given: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the value of `leader`, which varies, tells that of `name`."""
-    values = {(repr(choices.get(leader)), repr(choices.get(name))) for choices in given}
-    leading = {of_leader for of_leader, _ in values}
-    return len(values) == len(leading) > 1
+def _is_determined_by(name: str, other: str, runs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether `other` varies and each of its values occurs with only one value of `name`."""
+    pairs = {(repr(choices.get(other)), repr(choices.get(name))) for choices in runs}
+    values = {value for value, _ in pairs}
+    return len(pairs) == len(values) > 1
 
 
 def _combinations(grid: Grid) -> list[tuple[Options, Options]]:
-    """For every combination its choices, and all its options."""
+    """Return, for every combination, its choices and all its options."""
     count = math.prod(len(entries) for entries in grid.axes.values())
-    if count > MOST_RUNS:
-        raise PruningError(f"{grid.file}: the grid makes {count:,} runs; at most {MOST_RUNS:,} are possible.")
-    choices = [
-        {k: v for entry in entries for k, v in entry.items()} for entries in product(*grid.axes.values())
+    if count > MAX_RUNS:
+        raise PruningError(f"{grid.file}: the grid has {count:,} runs; at most {MAX_RUNS:,} are possible.")
+    combinations = [
+        {name: value for entry in entries for name, value in entry.items()}
+        for entries in product(*grid.axes.values())
     ]
-    return [(one, {**grid.options, **one}) for one in choices]
+    return [(choices, {**grid.options, **choices}) for choices in combinations]
 
 
-def _without_excluded(grid: Grid, given: list[tuple[Options, Options]]) -> list[tuple[Options, Options]]:
+def _without_excluded(
+    grid: Grid, combinations: list[tuple[Options, Options]]
+) -> list[tuple[Options, Options]]:
     for number, pattern in enumerate(grid.exclude, start=1):
-        if not any(_fits(pattern, options) for _, options in given):
+        if not any(_matches(pattern, options) for _, options in combinations):
             raise PruningError(
-                f"{grid.file}: exclude {number}: no run has {_words(pattern)}; mend or remove it."
+                f"{grid.file}: exclude {number} matches no run: no run has {_format_options(pattern)}. "
+                "Correct or remove it."
             )
-    left = [one for one in given if not any(_fits(pattern, one[1]) for pattern in grid.exclude)]
-    if not left:
-        raise PruningError(f"{grid.file}: exclude leaves 0 of {len(given)} runs; remove some of it.")
-    return left
+    kept = [pair for pair in combinations if not any(_matches(pattern, pair[1]) for pattern in grid.exclude)]
+    if not kept:
+        raise PruningError(
+            f"{grid.file}: exclude leaves 0 of {len(combinations)} runs. Remove some of its items."
+        )
+    return kept
 
 
-def _resolved(grid: Grid, choices: Options, options: Options, runs_dir: Path) -> RunConfig:
+def _resolve(grid: Grid, choices: Options, options: Options, runs_dir: Path) -> RunConfig:
     try:
         return resolve({**options, "runs_dir": runs_dir})
     except PruningError as error:
-        raise PruningError(f"{grid.file}: the run with {words(choices)}: {error}") from None
+        raise PruningError(f"{grid.file}: the run with {choices_label(choices)}: {error}") from None
 
 
-def _refuse_repeated(grid: Grid, found: Iterable[Chosen]) -> None:
-    first: dict[str, Chosen] = {}
-    for one in found:
-        before = first.setdefault(digest(one.config.config_key()), one)
-        if before is not one:
-            same = words(one.choices)
-            both = f"{same} twice" if words(before.choices) == same else f"{words(before.choices)} and {same}"
-            raise PruningError(f"{grid.file}: {both} are the same run; leave one of them out.")
+def _refuse_repeated(grid: Grid, runs: Iterable[GridRun]) -> None:
+    first: dict[str, GridRun] = {}
+    for run in runs:
+        earlier = first.setdefault(digest(run.config.config_key()), run)
+        if earlier is not run:
+            one, other = earlier.label, run.label
+            both = f"{one} is there twice" if one == other else f"{one} and {other} are the same run"
+            raise PruningError(f"{grid.file}: {both}. Remove one of them.")
 
 
-def _fits(pattern: Options, options: Options) -> bool:
-    """Do the options agree with the pattern in all that it names? A list in a pattern means any of its values."""
+def _matches(pattern: Options, options: Options) -> bool:
+    """Return whether the options have every value of the pattern; a list in a pattern matches any of its values."""
     return all(
         options.get(name) == wanted or (isinstance(wanted, list) and options.get(name) in wanted)
         for name, wanted in pattern.items()
     )
 
 
-# --- what a file may hold -------------------------------------------------------------------------------------------
+# --- parse the sections of the file ---------------------------------------------------------------------------------
 
 
-def _axes(file: Path, given: Any) -> dict[str, list[Options]]:
-    if given is None or given == {}:
+def _parse_axes(file: Path, section: Any) -> dict[str, list[Options]]:
+    if section is None or section == {}:
         raise PruningError(
-            f"{file}: there is no grid, so 0 runs; write `grid:` and below it `seed: [0, 1, 2]`, say."
+            f"{file}: the section grid is empty, which makes 0 runs. Add an axis such as `seed: [0, 1, 2]`."
         )
     axes = {}
-    setters: dict[str, str] = {}
-    for name, values in _mapping(file, "grid", given).items():
+    axis_of: dict[str, str] = {}
+    for name, values in _parse_options(file, "grid", section).items():
         if not isinstance(values, list):
             raise PruningError(
-                f"{file}: grid: {name} is {_plain(values)}, not a list; write `{name}: [...]`."
+                f"{file}: grid: {name} is {_format_value(values)}, not a list. Write `{name}: [...]`."
             )
         if not values:
-            raise PruningError(f"{file}: grid: {name} has no values, so 0 runs; give it some, or remove it.")
-        axes[name] = [_entry(file, name, value) for value in values]
-        for other in {option for entry in axes[name] for option in entry}:
-            if setters.setdefault(other, name) != name:
+            raise PruningError(
+                f"{file}: grid: {name} has no values, which makes 0 runs. Add values or remove it."
+            )
+        axes[name] = [_parse_axis_value(file, name, value) for value in values]
+        for option in {option for entry in axes[name] for option in entry}:
+            if axis_of.setdefault(option, name) != name:
                 raise PruningError(
-                    f"{file}: grid: {setters[other]} and {name} both set {other}; leave it in one."
+                    f"{file}: grid: {axis_of[option]} and {name} both set {option}. Remove it from one of them."
                 )
     return axes
 
 
-def _entry(file: Path, name: str, value: Any) -> Options:
-    """The options that one value of an axis sets."""
+def _parse_axis_value(file: Path, name: str, value: Any) -> Options:
+    """Return the options that one value of the axis `name` sets, the axis itself first."""
     if not isinstance(value, dict):
         return {name: value}
-    entry = _mapping(file, f"grid: {name}", value)
+    entry = _parse_options(file, f"grid: {name}", value)
     if name not in entry:
         raise PruningError(
-            f"{file}: grid: {name}: {_plain(value)} does not say which {name} it is for; "
-            f"write {{{name}: ..., {', '.join(value)}: ...}}."
+            f"{file}: grid: {name}: {_format_value(value)} has no value of {name}. "
+            f"Write {{{name}: ..., {', '.join(value)}: ...}}."
         )
     return {name: entry[name], **entry}
 
 
-def _items(file: Path, key: str, values: Options) -> list[tuple[str, Any]]:
-    """The items of a list, each with the words that name it in an error."""
-    items = values.get(key) or []
+def _list_items(file: Path, section: str, values: Options) -> list[tuple[str, Any]]:
+    """Return the items of a section that is a list, each with its name for error messages."""
+    items = values.get(section) or []
     if not isinstance(items, list):
-        raise PruningError(f"{file}: {key} is {_plain(items)}, not a list; begin each item with `- `.")
-    return [(f"{key} {number}", item) for number, item in enumerate(items, start=1)]
+        raise PruningError(
+            f"{file}: {section} is {_format_value(items)}, not a list. Begin each item with `- `."
+        )
+    return [(f"{section} {number}", item) for number, item in enumerate(items, start=1)]
 
 
-def _pattern(file: Path, place: str, item: Any, known: Iterable[str]) -> Options:
-    """A partial match: it may name only what the file gives the runs, since it is compared with that."""
-    pattern = _mapping(file, place, item)
+def _parse_pattern(file: Path, place: str, item: Any, known: Iterable[str]) -> Options:
+    """Return a pattern. It may name only options that the file sets, because it is compared with those."""
+    pattern = _parse_options(file, place, item)
     if not pattern:
-        raise PruningError(f"{file}: {place} names no option, and so fits every run; name one, or remove it.")
+        raise PruningError(
+            f"{file}: {place} has no options and would match every run. Add an option or remove it."
+        )
     for name in pattern:
         if name not in known:
             raise PruningError(
-                f"{file}: {place}: {name} is in neither options nor grid; what is there: {', '.join(sorted(known))}."
+                f"{file}: {place}: {name} is in neither options nor grid. Choose one of {', '.join(sorted(known))}."
             )
     return pattern
 
 
-def _override(file: Path, place: str, item: Any, known: Iterable[str]) -> tuple[Options, Options]:
+def _parse_override(file: Path, place: str, item: Any, known: Iterable[str]) -> tuple[Options, Options]:
     if not isinstance(item, dict) or set(item) != {"when", "set"}:
-        raise PruningError(f"{file}: {place} is {_plain(item)}; write `when: {{...}}` and `set: {{...}}`.")
-    changes = _mapping(file, f"{place}: set", item["set"])
+        raise PruningError(
+            f"{file}: {place} is {_format_value(item)}. Write `when: {{...}}` and `set: {{...}}`."
+        )
+    changes = _parse_options(file, f"{place}: set", item["set"])
     if not changes:
-        raise PruningError(f"{file}: {place}: sets no option; name one, or remove it.")
-    return _pattern(file, f"{place}: when", item["when"], known), changes
+        raise PruningError(f"{file}: {place}: set has no options. Add an option or remove the override.")
+    return _parse_pattern(file, f"{place}: when", item["when"], known), changes
 
 
-def _mapping(file: Path, place: str, given: Any) -> Options:
-    """Options by name. PruningError unless all of them are options that a grid may hold."""
-    if not isinstance(given, dict):
-        raise PruningError(f"{file}: {place} is {_plain(given)}, not options; write `name: value`.")
-    for name in given:
-        _check_name(f"{file}: {place}", name)
-    return dict(given)
+def _parse_options(file: Path, place: str, values: Any) -> Options:
+    """Return options by name. PruningError unless a grid may set all of them."""
+    if not isinstance(values, dict):
+        raise PruningError(f"{file}: {place} is {_format_value(values)}, not a mapping. Write `name: value`.")
+    for name in values:
+        _check_option(f"{file}: {place}", name)
+    return dict(values)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    name, is_there, value = text.partition("=")
-    if not is_there:
-        raise PruningError(f"--set {text}: write an option and its value, such as --set data=DIR.")
+def _parse_setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise PruningError(f"--set {text} has no value. Write NAME=VALUE, such as --set epochs=5.")
     name = name.strip().replace("-", "_")
-    _check_name(f"--set {text}", name)
+    _check_option(f"--set {text}", name)
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError:
         return name, value
 
 
-def _check_name(place: str, name: Any) -> None:
+def _check_option(place: str, name: Any) -> None:
     if name not in RunConfig.model_fields:
         raise PruningError(f"{place}: {unknown('option', str(name), RunConfig.model_fields)}")
-    if name in REFUSED:
-        raise PruningError(f"{place}: {name} has no place in a grid: {REFUSED[name]}.")
+    if name in FORBIDDEN:
+        raise PruningError(f"{place}: {name} is not allowed in a grid: {FORBIDDEN[name]}.")
 
 
-def _words(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_plain(value)}" for name, value in options.items())
+def _format_options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_format_value(value)}" for name, value in options.items())
 
 
-def _plain(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")

@@ -1,4 +1,4 @@
-"""How far a run is, from the end of its log; and how long a sweep still takes, from the runs that are finished."""
+"""Estimate the progress of a run from the end of its event log, and the time left from finished runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pruning.config.run_config import RunConfig
 
 
 @dataclass(frozen=True)
-class Position:
-    """How far a run is.
+class RunProgress:
+    """Progress of one run.
 
-    `stage` is a word or two for people; `fraction` of its epochs are done (0 to 1; of its rounds, if no epochs follow
-    them); `has_dense` says whether its dense network is there.
+    Attributes:
+        stage: what the run does now, in a word or two.
+        fraction: the fraction of its epochs that are done (of its rounds, if it trains no epochs).
+        has_dense: whether its dense network is trained.
     """
 
     stage: str
@@ -23,63 +25,67 @@ class Position:
     has_dense: bool
 
 
-START = Position("starting", 0.0, False)
+NOT_STARTED = RunProgress("starting", 0.0, False)
 
 
-def position(config: RunConfig, events: Sequence[Mapping[str, Any]]) -> Position:
-    """Where a run stands whose log ends with these events."""
+def read_progress(config: RunConfig, events: Sequence[Mapping[str, Any]]) -> RunProgress:
+    """Return the progress at the latest of `events` (the end of the run's log) that shows any."""
     for event in reversed(events):
-        found = _position(config, event)
-        if found is not None:
-            return found
-    return START
+        progress = _progress_at(config, event)
+        if progress is not None:
+            return progress
+    return NOT_STARTED
 
 
-def _position(config: RunConfig, event: Mapping[str, Any]) -> Position | None:
-    """Where the run stood at this event; None if the event does not tell."""
+def _progress_at(config: RunConfig, event: Mapping[str, Any]) -> RunProgress | None:
     kind, number = event.get("event"), event.get("round")
+    # A round without fine-tuning counts as one epoch.
     in_round = max(config.round_epochs, 1)
     total = config.epochs + config.rounds * in_round
     if kind == "result":
-        return Position("finishing", 1.0, True)
+        return RunProgress("finishing", 1.0, True)
     if kind == "dense":
-        return Position("pruning", config.epochs / total, True)
+        return RunProgress("pruning", config.epochs / total, True)
     if kind in ("shared", "resumed"):
         number, kind = event["rounds"], "round"
     if number is not None:
         before = config.epochs + (number - 1) * in_round
-        done = in_round if kind == "round" else max(_epochs(event) - config.round_first_epoch, 0)
-        return Position(f"round {max(number, 1)} of {config.rounds}", (before + done) / total, True)
+        done = in_round if kind == "round" else max(_epochs_done(event) - config.round_first_epoch, 0)
+        return RunProgress(f"round {max(number, 1)} of {config.rounds}", (before + done) / total, True)
     if event.get("phase") == "dense":
-        return Position("dense training", _epochs(event) / total, False)
+        return RunProgress("dense training", _epochs_done(event) / total, False)
     return None
 
 
-def _epochs(event: Mapping[str, Any]) -> float:
-    """The number of epochs that the current training counted as done at an event of a training; 0 at any other."""
+def _epochs_done(event: Mapping[str, Any]) -> float:
+    """Return the epochs that the current training has finished at this event; 0 if the event has no epoch."""
     if event.get("event") == "batch":
         return float(event["epoch"] - 1 + event["batch"] / event["batches"])
     return float(event.get("epoch", 0))
 
 
-def seconds_left(
-    done: Sequence[tuple[int, float]], waiting: Sequence[tuple[int, float]], at_once: int
+def estimate_seconds_left(
+    finished: Sequence[tuple[int, float]], unfinished: Sequence[tuple[int, float]], slots: int
 ) -> float | None:
-    """About how long runs still take: by a straight line through the epochs and seconds of those that are done.
+    """Estimate the time for the unfinished runs by linear regression of seconds on epochs over the finished ones.
 
-    `done` are (epochs, seconds), `waiting` (epochs, fraction still to do), of which `at_once` are done side by side.
-    None while there is nothing to go by.
+    Args:
+        finished: (epochs, seconds) of each finished run.
+        unfinished: (epochs, fraction left) of each other run.
+        slots: how many runs are computed at once.
+
+    Returns:
+        Seconds; None if no run is finished.
     """
-    if not done:
+    if not finished:
         return None
-    slope, intercept = _line(done)
-    return sum((intercept + slope * epochs) * left for epochs, left in waiting) / max(
-        1, min(at_once, len(waiting))
-    )
+    slope, intercept = _fit_line(finished)
+    seconds = sum((intercept + slope * epochs) * left for epochs, left in unfinished)
+    return seconds / max(1, min(slots, len(unfinished)))
 
 
-def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Slope and intercept, neither of them below zero."""
+def _fit_line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Return slope and intercept of the regression line, neither of them below zero."""
     epochs, seconds = zip(*points, strict=True)
     mean = statistics.fmean(seconds)
     if len(set(epochs)) == 1:

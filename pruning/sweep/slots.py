@@ -1,13 +1,12 @@
-"""How many runs at once, and on what.
+"""Decide how many runs to compute at once, and on which devices.
 
-On the processor, small networks gain nothing from a second thread (their loops are shorter than the time to wake it),
-so by default there are as many runs at once as there are cores, each with one thread. `--jobs` asks for fewer or more,
-and the cores are divided among them. How many threads a run has is part of what determines its numbers, because sums
-are added up in another order; it is therefore written into every run's configuration, and a grid that says `threads`
-gives the same numbers whatever the machine and `--jobs`.
+CPU: small networks gain nothing from a second thread, because their loops are shorter than the time to wake it. So the
+default is one run per core, with one thread each. --jobs sets another number, and the runs divide the cores. The number
+of threads changes a run's last digits (sums are added in another order), so it is part of the run's configuration. A
+grid that sets `threads` gives the same numbers on every machine and with every --jobs.
 
-On a GPU server a run takes one GPU (or shares it with `--jobs-per-gpu` others), which it sees as its only one. The
-processor only feeds it: one thread.
+GPU: a run takes one GPU, which it sees as its only one, or shares it (--jobs-per-gpu). It gets one CPU thread, which
+only feeds the GPU.
 """
 
 from __future__ import annotations
@@ -22,9 +21,11 @@ from pruning.errors import PruningError
 
 @dataclass(frozen=True)
 class Slots:
-    """Room for runs: one entry of `gpus` for each that can run at once, None where no GPU has to be named.
+    """Places for runs that are computed at once.
 
-    `threads` is what a run computes with if it does not say so itself.
+    Attributes:
+        gpus: the GPU of each slot as CUDA_VISIBLE_DEVICES names it; None for a slot without a named GPU.
+        threads: CPU threads of a run that does not set `threads`.
     """
 
     gpus: tuple[str | None, ...]
@@ -34,7 +35,7 @@ class Slots:
         return len(self.gpus)
 
 
-def choose(
+def make_slots(
     configs: Sequence[RunConfig],
     *,
     jobs: int | None,
@@ -42,58 +43,71 @@ def choose(
     jobs_per_gpu: int | None,
     visible: Sequence[str | None],
 ) -> Slots:
-    """The slots for these runs; `visible` names the GPUs of this machine. PruningError for what contradicts itself."""
-    for name, number in (("--jobs", jobs), ("--jobs-per-gpu", jobs_per_gpu)):
+    """Return the slots for these runs.
+
+    Args:
+        configs: the runs of the sweep.
+        jobs: value of --jobs, runs at once on the CPU.
+        gpus: value of --gpus, names with commas between them.
+        jobs_per_gpu: value of --jobs-per-gpu.
+        visible: the GPUs of this machine.
+
+    Raises:
+        PruningError: the options conflict with each other, with the devices of the runs or with the machine.
+    """
+    for option, number in (("--jobs", jobs), ("--jobs-per-gpu", jobs_per_gpu)):
         if number is not None and number < 1:
-            raise PruningError(f"{name} {number} lets nothing run; give at least 1.")
-    devices = {config.device for config in configs}
-    numbered = sorted(device for device in devices if ":" in device)
-    if numbered:
-        raise PruningError(
-            f"device {numbered[0]}: a sweep hands out the GPUs; set device to cuda, and use --gpus."
-        )
-    if "cuda" in devices and not visible:
-        raise PruningError("device cuda: PyTorch sees no GPU here; set device to auto or cpu.")
-    on_gpus = bool(devices & {"auto", "cuda", "mps"}) and bool(visible)
+            raise PruningError(f"{option} {number} is too low. Give 1 or more.")
+    on_gpus = _use_gpus({config.device for config in configs}, visible)
     if jobs is not None and on_gpus:
         raise PruningError(
-            f"--jobs {jobs} is for the processor, but these runs would take a GPU; "
-            "give --gpus and --jobs-per-gpu, or set device in the grid to cpu."
+            f"--jobs {jobs} is for runs on the CPU, but these runs use a GPU. "
+            "Use --gpus and --jobs-per-gpu, or set device to cpu in the grid."
         )
-    for name, given in (("--gpus", gpus), ("--jobs-per-gpu", jobs_per_gpu)):
-        if given is not None and not on_gpus:
-            raise PruningError(
-                f"{name} {given}: there is no GPU for these runs; leave it out, or give --jobs."
-            )
+    for option, value in (("--gpus", gpus), ("--jobs-per-gpu", jobs_per_gpu)):
+        if value is not None and not on_gpus:
+            raise PruningError(f"{option} {value}: these runs use no GPU. Remove {option} or use --jobs.")
     if on_gpus:
-        chosen = list(visible) if gpus is None else _named(gpus, visible)
+        chosen = list(visible) if gpus is None else _parse_gpus(gpus, visible)
         return Slots(tuple(chosen) * (jobs_per_gpu or 1), 1)
-    asked = max((config.threads or 0 for config in configs), default=0)
-    at_once = jobs or max(1, cores() // max(asked, 1))
-    return Slots((None,) * at_once, max(1, cores() // at_once))
+    threads = max((config.threads or 0 for config in configs), default=0)
+    count = jobs or max(1, available_cores() // max(threads, 1))
+    return Slots((None,) * count, max(1, available_cores() // count))
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)  # not there on macOS
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS lacks it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str | None]:
-    """The GPUs that PyTorch sees in this process, as CUDA_VISIBLE_DEVICES names them; Apple's one has no name."""
+    """Return the GPUs that PyTorch sees, as CUDA_VISIBLE_DEVICES names them; Apple's single GPU is None."""
     import torch
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     count = torch.cuda.device_count()
     if not count and torch.backends.mps.is_available():
         return [None]
-    return list(named.split(",")[:count]) if named else [str(number) for number in range(count)]
+    return list(names.split(",")[:count]) if names else [str(number) for number in range(count)]
 
 
-def _named(gpus: str, visible: Sequence[str | None]) -> list[str | None]:
-    names = [name.strip() for name in gpus.split(",")]
+def _use_gpus(devices: set[str], visible: Sequence[str | None]) -> bool:
+    """Return whether runs on these devices use a GPU. PruningError for a device that a sweep cannot use."""
+    numbered = sorted(device for device in devices if ":" in device)
+    if numbered:
+        raise PruningError(
+            f"device {numbered[0]}: a sweep assigns the GPUs itself. Set device to cuda, and choose GPUs with --gpus."
+        )
+    if "cuda" in devices and not visible:
+        raise PruningError("device cuda: PyTorch finds no GPU. Set device to auto or cpu.")
+    return bool(devices & {"auto", "cuda", "mps"}) and bool(visible)
+
+
+def _parse_gpus(text: str, visible: Sequence[str | None]) -> list[str | None]:
+    names = [name.strip() for name in text.split(",")]
     if not set(names) <= set(visible) or len(set(names)) != len(names):
         raise PruningError(
-            f"--gpus {gpus}: name GPUs once each, with commas between them; here are {','.join(map(str, visible))}."
+            f"--gpus {text}: list GPUs of this machine ({','.join(map(str, visible))}), each once, with commas."
         )
     return list(names)

@@ -1,4 +1,4 @@
-"""The finished runs of a sweep in one table: top-1 over the seeds. Everything else is for `report` and `compare`."""
+"""Summarise the finished runs of a sweep in one table of top-1 accuracy. Use `report` and `compare` for the rest."""
 
 from __future__ import annotations
 
@@ -8,64 +8,64 @@ from typing import Any
 
 from pruning.config.options import TARGET_OPTIONS
 from pruning.sweep.grid import distinguishing_options
-from pruning.sweep.plan import Run
-from pruning.utils.seed_statistics import Summary, summarise
-
-Key = tuple[str, ...]
+from pruning.sweep.plan import PlannedRun
+from pruning.utils.seed_statistics import summarise
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table as text; the first `words` columns tell the rows apart."""
+class SummaryTable:
+    """A table as text; its first `label_columns` columns identify a row, the others hold numbers."""
 
     title: str
     columns: list[str]
     rows: list[list[str]]
-    words: int
+    label_columns: int
 
 
-def table(runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Final top-1 (percent), mean ± sample standard deviation over seeds.
+def summary_table(runs: Sequence[PlannedRun], records: Mapping[str, Mapping[str, Any]]) -> SummaryTable:
+    """Return the final top-1 (percent), mean ± sample standard deviation over seeds.
 
-    A row for every choice that the grid makes besides seed and amount, a column for every amount, dense first.
+    A row is a combination of the grid's choices without seed and pruning target. Columns are the dense network and
+    every target.
+
+    Args:
+        runs: the runs of the sweep.
+        records: the records of the finished runs, by name.
     """
     names = distinguishing_options([run.choices for run in runs])
-    amount = next((name for name in names if name in TARGET_OPTIONS), None)
-    across = [name for name in names if name not in ("seed", amount)]
-    top1: dict[tuple[Key, str], list[float]] = {}
-    dense: dict[Key, dict[str, float]] = {}
+    target = next((name for name in names if name in TARGET_OPTIONS), None)
+    labels = [name for name in names if name not in ("seed", target)]
+    final: dict[tuple[tuple[str, ...], str], list[float]] = {}
+    dense: dict[tuple[str, ...], dict[str, float]] = {}
     for run in runs:
-        record = done.get(run.name)
+        record = records.get(run.name)
         if record is not None:
-            key = tuple(str(run.choices.get(name, "")) for name in across)
-            column = str(run.choices.get(amount, getattr(run.config, amount))) if amount else "top-1"
-            top1.setdefault((key, column), []).append(record["final"]["top1"])
-            dense.setdefault(key, {})[str(run.dense or run.config.seed)] = record["dense"]["top1"]
-    keys = list(dict.fromkeys(key for key, _ in top1))
-    amounts = _in_order({column for _, column in top1})
+            label = tuple(str(run.choices.get(name, "")) for name in labels)
+            column = str(run.choices.get(target, getattr(run.config, target))) if target else "top-1"
+            final.setdefault((label, column), []).append(record["final"]["top1"])
+            # Runs that share a dense network count once.
+            dense.setdefault(label, {})[str(run.dense_key or run.config.seed)] = record["dense"]["top1"]
+    columns = _sorted_numbers_first({column for _, column in final})
     rows = [
-        [*key, _spread([*dense[key].values()]), *(_spread(top1.get((key, one), [])) for one in amounts)]
-        for key in keys
+        [*label, _format([*dense[label].values()]), *(_format(final.get((label, c), [])) for c in columns)]
+        for label in dict.fromkeys(label for label, _ in final)
     ]
-    by = f" by {amount}" if amount else ""
+    by = f" by {target}" if target else ""
     title = f"top-1 (percent){by}, mean ± sample standard deviation over seeds"
-    return Table(title, [*across, "dense", *amounts], rows, len(across))
+    return SummaryTable(title, [*labels, "dense", *columns], rows, len(labels))
 
 
-def _in_order(values: Iterable[str]) -> list[str]:
-    """Numbers by size, then the rest by name."""
+def _sorted_numbers_first(texts: Iterable[str]) -> list[str]:
+    """Sort numbers by value, then other texts by name."""
 
-    def key(value: str) -> tuple[bool, float, str]:
+    def key(text: str) -> tuple[bool, float, str]:
         try:
-            return False, float(value), value
+            return False, float(text), text
         except ValueError:
-            return True, 0.0, value
+            return True, 0.0, text
 
-    return sorted(values, key=key)
+    return sorted(texts, key=key)
 
 
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    found: Summary = summarise(values)
-    return f"{found.mean:.2f}" + ("" if found.std is None else f" ± {found.std:.2f}")
+def _format(values: Sequence[float]) -> str:
+    return summarise(values).format() if values else ""
