@@ -11,11 +11,11 @@ images by seed, except where a data set (a folder with `train`, `val` and `test`
 A data set is one file of this package, with one function::
 
     @DATASETS.register("name", classes=10, input="1x28x28")
-    def load(folder: Path | None, on_progress: Progress) -> Source:
+    def load(folder: Path | None, on_progress: Progress) -> RawDataset:
         \"\"\"One line for `list datasets`.\"\"\"
 
 `folder` is where the user keeps the data (None: look where it usually is, else download). `on_progress(what,
-done, total)` is called now and then while reading takes time. The `Source` that comes back knows neither seed
+done, total)` is called now and then while reading takes time. The `RawDataset` that comes back knows neither seed
 nor device.
 """
 
@@ -27,13 +27,13 @@ from pathlib import Path
 
 import torch
 
-from pruning.data.images import Images, Progress, Source, draw, no_progress
+from pruning.data.images import Images, Progress, RawDataset, draw, no_progress
 from pruning.data.splits import Split
 from pruning.data.streaming import ImageFiles, StreamedSplit
 from pruning.errors import PruningError
 from pruning.registry import DATASETS
 
-__all__ = ["Dataset", "ImageFiles", "Images", "Source", "Split", "StreamedSplit", "load"]
+__all__ = ["Dataset", "ImageFiles", "Images", "RawDataset", "Split", "StreamedSplit", "load"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def load(
     if folder is not None and not folder.is_dir():
         raise PruningError(f"The data folder {folder} does not exist or is not a folder.")
     folder = folder and folder.absolute()
-    source: Source = DATASETS.get(name)(folder, on_progress or no_progress)
+    source: RawDataset = DATASETS.get(name)(folder, on_progress or no_progress)
     train, held_out = source.train, source.validation
     if held_out is None:
         train, held_out = _hold_out(train, validation, seed)

@@ -1,79 +1,89 @@
-"""Fetching published data files. Addresses and checksums are torchvision's; nothing is printed."""
+"""Download a published data set with torchvision, which has its addresses and checksums."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+import io
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from tempfile import TemporaryDirectory
 
 from pruning.data.images import Progress
 from pruning.errors import PruningError
 
-_TIMEOUT_SECONDS = 30
-_CHUNK_BYTES = 1 << 18
+TIMEOUT_SECONDS = 30
 
 
-def download(urls: Sequence[str], path: Path, md5: str, on_progress: Progress, otherwise: str) -> None:
-    """Bring a file from the first of `urls` that answers to `path`, whole and with the right checksum or not
-    at all.
+def download(
+    name: str,
+    fetch: Callable[[Path], object],
+    files: Sequence[str | Path],
+    root: Path,
+    on_progress: Progress,
+    archive: tuple[str, str] | None = None,
+) -> None:
+    """Download the data set `name` and move `files` into `root`, each of them whole.
 
-    Raises PruningError if none does, with the last one's reason and with `otherwise`, what the user can do
-    instead.
+    Args:
+        fetch: a download of torchvision; called with the folder to download and extract into.
+        files: files or folders to keep, as paths in that folder; they get the same paths in `root`.
+        archive: path and MD5 of the published archive; if `root` has it, it is extracted, not downloaded.
+
+    Raises:
+        PruningError: without a network, for another checksum, or for a damaged archive in `root`.
     """
-    reason = ""
-    for url in urls:
-        try:
-            with _answer(url) as answer, _beside(path) as partial:  # no folder is made for what never comes
-                if _copy(answer, partial, f"downloading {path.name}", on_progress) != md5:
-                    raise ValueError("what was sent has another checksum than the published file")
-            return
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = f"{url}: {getattr(error, 'reason', None) or error}"
-    raise PruningError(
-        f"{path.name} is not on this machine and could not be downloaded ({reason}); {otherwise}."
-    )
+    on_progress(f"downloading {name}", 0, 1)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=root, prefix=".download-") as partial, _silent(), _timeout():
+            if archive is not None:
+                _link_archive(root, Path(partial), *archive)
+            fetch(Path(partial))
+            for file in files:
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                (Path(partial) / file).replace(root / file)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        names = ", ".join(Path(file).name for file in files)
+        raise PruningError(
+            f"{name} is not in {root} and could not be downloaded ({reason}). "
+            f"Put {names} into one folder and name it with --data."
+        ) from error
+    on_progress(f"downloading {name}", 1, 1)
 
 
-def write_whole(path: Path, source: IO[bytes]) -> None:
-    """Copy `source` to `path`, whole or not at all."""
-    with _beside(path) as partial:
-        shutil.copyfileobj(source, partial)
+def _link_archive(root: Path, partial: Path, name: str, md5: str) -> None:
+    """Link the archive in `root`, if there is one, to where torchvision looks for it."""
+    from torchvision.datasets.utils import check_integrity
+
+    archive = root / name
+    if not archive.is_file():
+        return
+    # torchvision would download through the link and overwrite the user's file.
+    if not check_integrity(archive, md5):
+        raise PruningError(
+            f"{archive} is damaged or not the published archive (its MD5 is not {md5}). "
+            "Remove it to download the archive."
+        )
+    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+    (partial / name).symlink_to(archive.absolute())
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which becomes `path` if all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
-        try:
-            yield partial
-            partial.flush()
-            Path(partial.name).replace(path)
-        finally:
-            Path(partial.name).unlink(missing_ok=True)
+def _silent() -> Iterator[None]:
+    """Suppress torchvision's progress bars: only the command line prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
-def _answer(url: str) -> Any:
-    """What a server sends, to be read and closed."""
-    request = urllib.request.Request(url, headers={"User-Agent": "pruning"})
-    return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
-
-
-def _copy(answer: Any, target: IO[bytes], what: str, on_progress: Progress) -> str:
-    """Copy an answer into a file; the MD5 of it in hexadecimal."""
-    digest = hashlib.md5(usedforsecurity=False)
-    total = int(answer.headers.get("Content-Length") or 0)
-    done = 0
-    while chunk := answer.read(_CHUNK_BYTES):
-        target.write(chunk)
-        digest.update(chunk)
-        done += len(chunk)
-        on_progress(what, done, total)
-    return digest.hexdigest()
+@contextlib.contextmanager
+def _timeout() -> Iterator[None]:
+    """Give up on a silent server; torchvision sets no timeout, so a firewall would block it for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

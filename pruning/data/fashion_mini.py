@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pruning.data.fashion_mnist import CLASSES, MEAN, STD
 from pruning.data.idx import read_images
-from pruning.data.images import Progress, Source
+from pruning.data.images import Progress, RawDataset
 from pruning.errors import PruningError
 from pruning.registry import DATASETS
 
@@ -14,7 +14,7 @@ BUNDLE = Path(__file__).parent / "fashion_mini"
 
 
 @DATASETS.register("fashion_mini", classes=10, input="1x28x28")
-def load(folder: Path | None, on_progress: Progress) -> Source:
+def load(folder: Path | None, on_progress: Progress) -> RawDataset:
     """The first 12,000 training and 5,000 test images of Fashion-MNIST, bundled; grey clothes, 10 classes."""
     if folder is not None:
         raise PruningError(
@@ -29,4 +29,4 @@ def load(folder: Path | None, on_progress: Progress) -> Source:
         )
         for part in ("train", "t10k")
     }
-    return Source(CLASSES, parts["train"], parts["t10k"], MEAN, STD)
+    return RawDataset(CLASSES, parts["train"], parts["t10k"], MEAN, STD)

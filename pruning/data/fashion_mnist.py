@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pruning.data import idx
-from pruning.data.images import Progress, Source
+from pruning.data.idx import read_mnist_like
+from pruning.data.images import Progress, RawDataset
 from pruning.registry import DATASETS
 
 CLASSES = (
@@ -13,12 +13,20 @@ CLASSES = (
 )  # fmt: skip
 MEAN, STD = (0.2860,), (0.3530,)
 
-# Where Debian's package dataset-fashion-mnist puts the files.
+# Debian's package dataset-fashion-mnist installs the files here.
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 @DATASETS.register("fashion_mnist", classes=10, input="1x28x28")
-def load(folder: Path | None, on_progress: Progress) -> Source:
+def load(folder: Path | None, on_progress: Progress) -> RawDataset:
     """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, grey, 10 classes."""
-    train, test = idx.mnist_like("FashionMNIST", folder, on_progress, classes=10, system_folder=SYSTEM_FOLDER)
-    return Source(CLASSES, train, test, MEAN, STD)
+    train, test = read_mnist_like(
+        "FashionMNIST", _download, folder, on_progress, classes=len(CLASSES), system_folder=SYSTEM_FOLDER
+    )
+    return RawDataset(CLASSES, train, test, MEAN, STD)
+
+
+def _download(folder: Path) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    FashionMNIST(folder, download=True)

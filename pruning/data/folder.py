@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from pruning.data.images import Images, Progress, Source, draw
+from pruning.data.images import Images, Progress, RawDataset, draw
 from pruning.data.listing import list_images
 from pruning.data.reading import read, survey_images
 from pruning.data.streaming import ImageFiles
@@ -17,7 +17,7 @@ TEST_SHARE = 0.2
 
 
 @DATASETS.register("folder", classes=None, input=None)
-def load(folder: Path | None, on_progress: Progress) -> Source:
+def load(folder: Path | None, on_progress: Progress) -> RawDataset:
     """Any folder of images: class sub-folders, or these within train, val and test.
 
     With `train`, `val` and `test`, each is what it says. With `train` and one of the others, that one is the
@@ -48,7 +48,7 @@ def load(folder: Path | None, on_progress: Progress) -> Source:
     parts: dict[str, Images | ImageFiles] = dict(zip(("train", *others), images, strict=True))
     if not others:
         parts = {"train": images[0].select(train_rows), "test": images[0].select(test_rows)}
-    return Source(
+    return RawDataset(
         classes=train.classes,
         train=parts["train"],
         validation=parts.get("validation"),

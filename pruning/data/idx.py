@@ -1,16 +1,15 @@
-"""The idx file format of MNIST and its kin: read strictly, found wherever people keep the files.
+"""The idx files of MNIST and of the data sets published in its format.
 
-A file is a magic number (0, 0, 8 for unsigned bytes, number of dimensions), the dimensions as big-endian
-32-bit integers, then the bytes, nothing more (http://yann.lecun.com/exdb/mnist). Nothing is allocated on a
-header's word.
+Read by hand, because importing torchvision takes 2 s of CPU time, and the bundled default needs a reader too.
 """
 
 from __future__ import annotations
 
+import gzip
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,139 +20,116 @@ from pruning.data.download import download
 from pruning.data.images import Images, Progress
 from pruning.errors import PruningError
 
-# One byte of deflate stands for 1,032 bytes at most (https://zlib.net/zlib_tech.html).
-_DEFLATE_RATIO = 1032
+MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+IMAGE_SIZE = (28, 28)
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """The uint8 tensor in an idx file of `dimensions` dimensions, gzipped if its name ends in .gz.
+    """Return the uint8 tensor in an idx file; a file named .gz is decompressed.
 
-    Raises PruningError naming the file if it is unreadable, not such a file, shorter or longer than its
-    header says.
+    The format: the bytes 0, 0, 8 (unsigned bytes) and the number of dimensions, each dimension as a big-endian
+    32-bit integer, then the values (http://yann.lecun.com/exdb/mnist).
+
+    Raises:
+        PruningError: for a file that is unreadable, of another type, or shorter or longer than its header says.
     """
     try:
-        packed = path.read_bytes()
-    except OSError as error:
-        raise PruningError(f"{path} cannot be read: {error.strerror}.") from error
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PruningError(f"{path} cannot be read: {reason}.") from error
     header_size = 4 + 4 * dimensions
-    unpack = _gunzip if path.suffix == ".gz" else _slice
-    sizes = _sizes(path, unpack(path, packed, header_size), dimensions)
-    size = header_size + math.prod(sizes)
-    if size > len(packed) * (_DEFLATE_RATIO if path.suffix == ".gz" else 1):
+    magic = bytes((0, 0, 8, dimensions))
+    if content[:4] != magic or len(content) < header_size:
         raise PruningError(
-            f"{path} is cut short: its header promises {size:,} bytes, more than the file can hold."
+            f"{path} is not an idx file of unsigned bytes in {dimensions} dimensions: "
+            f"its header is 0x{content[:header_size].hex()}, which should start with 0x{magic.hex()} "
+            f"and have {header_size} bytes."
         )
-    content = unpack(path, packed, size + 1)
-    if len(content) != size:
-        fault = "is cut short" if len(content) < size else "has bytes after its end"
-        raise PruningError(f"{path} {fault}: its header promises exactly {size:,} bytes.")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header_size:].view(sizes)
+    shape = struct.unpack(f">{dimensions}I", content[4:header_size])
+    size = header_size + math.prod(shape)
+    if len(content) != size or 0 in shape:
+        raise PruningError(
+            f"{path} has {len(content):,} bytes, but its header says {'x'.join(map(str, shape))} values "
+            f"({size:,} bytes)."
+        )
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header_size:].view(shape)
 
 
-def read_images(images: Path, labels: Path, *, classes: int, size: tuple[int, int] = (28, 28)) -> Images:
-    """The grey images of one idx file with the labels of another.
+def read_images(images: Path, labels: Path, *, classes: int) -> Images:
+    """Read the grey 28x28 images of one idx file and their labels from another.
 
-    Raises PruningError if either is damaged, the counts differ, an image is not of `size` (height, width), or
-    a label is not below `classes`.
+    Raises:
+        PruningError: for a damaged file, different counts, another image size, or a label >= `classes`.
     """
     inputs = read_idx(images, 3)
     targets = read_idx(labels, 1)
-    if tuple(inputs.shape[1:]) != size:
+    if tuple(inputs.shape[1:]) != IMAGE_SIZE:
         found = "x".join(map(str, inputs.shape[1:]))
-        raise PruningError(f"{images} holds images of {found} pixels, not {size[0]}x{size[1]}.")
+        raise PruningError(f"{images} has images of {found} pixels, not 28x28.")
     if len(inputs) != len(targets):
-        raise PruningError(
-            f"{images} holds {len(inputs):,} images, but {labels} holds {len(targets):,} labels."
-        )
+        raise PruningError(f"{images} has {len(inputs):,} images, but {labels} has {len(targets):,} labels.")
     if targets.max() >= classes:
         raise PruningError(
-            f"{labels} holds the label {int(targets.max())}, but labels go from 0 to {classes - 1}."
+            f"{labels} has the label {int(targets.max())}, but labels range from 0 to {classes - 1}."
         )
     return Images(inputs.unsqueeze(1), targets.long())
 
 
-def mnist_like(
-    name: str, folder: Path | None, on_progress: Progress, *, classes: int, system_folder: Path | None = None
+def read_mnist_like(
+    name: str,
+    fetch: Callable[[Path], object],
+    folder: Path | None,
+    on_progress: Progress,
+    *,
+    classes: int,
+    files: Sequence[str] = MNIST_FILES,
+    system_folder: Path | None = None,
 ) -> tuple[Images, Images]:
-    """Training and test images of a data set that is distributed as MNIST is: four idx files of 28x28 images.
+    """Read the training and test images of a data set in MNIST's format; download it if there is none.
 
-    `name` is torchvision's class for it. The files, gzipped or not, are looked for in `folder` itself and
-    where torchvision puts them under it (`name`/raw), or, without `folder`, in `system_folder` and in the
-    cache; else they are downloaded, into `folder` if given.
+    Args:
+        name: torchvision's class, which is also the folder that torchvision writes to.
+        fetch: torchvision's download into the folder that it is called with.
+        folder: where to look and to download to; None: `system_folder`, then the cache.
+        files: training images, training labels, test images, test labels; plain or with .gz.
     """
-    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     root = folder or cache_folder()
-    raw = root / name / "raw"
-    elsewhere = [folder, folder / "raw"] if folder else [*filter(None, [system_folder])]
-    paths = find(names, elsewhere) or _complete(raw, name, names, on_progress)
+    raw = Path(name) / "raw"
+    places = [folder, folder / "raw", folder / "gzip"] if folder else [*filter(None, [system_folder])]
+    paths = find_idx_files(files, [*places, root / raw, root / raw / "gzip"])
+    if paths is None:
+        download(name, fetch, [raw / file for file in files], root, on_progress)
+        paths = [root / raw / file for file in files]
     return read_images(*paths[:2], classes=classes), read_images(*paths[2:], classes=classes)
 
 
-def find(names: Sequence[str], folders: Sequence[Path]) -> list[Path] | None:
-    """The files called `names` (or the same with .gz) in the first of `folders` that holds any of them.
+def find_idx_files(files: Sequence[str], folders: Sequence[Path]) -> list[Path] | None:
+    """Return the paths of `files`, plain or with .gz, in the first of `folders` that has any of them.
 
-    None if no folder does; PruningError if one holds some of them but not all.
+    Raises:
+        PruningError: if that folder has some of the files but not all.
     """
     for folder in folders:
-        paths = {name: _plain_or_gzipped(folder, name) for name in names}
-        missing = [name for name, path in paths.items() if path is None]
+        found = {file: _plain_or_gzipped(folder / file) for file in files}
+        missing = [file for file, path in found.items() if path is None]
         if not missing:
-            return [path for path in paths.values() if path is not None]
-        if len(missing) < len(names):
-            raise PruningError(f"{folder} holds idx files, but not {' and '.join(missing)}, plain or as .gz.")
+            return [path for path in found.values() if path is not None]
+        if len(missing) < len(files):
+            raise PruningError(
+                f"{folder} has idx files, but not {' and '.join(missing)}, plain or as .gz. "
+                "Add what is missing, or remove the other files to download the data set."
+            )
     return None
 
 
-def _plain_or_gzipped(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
-
-def _complete(folder: Path, name: str, names: Sequence[str], on_progress: Progress) -> list[Path]:
-    """The files called `names` in `folder`; what is missing is downloaded from where torchvision's `name`
-    does."""
-    missing = [file for file in names if _plain_or_gzipped(folder, file) is None]
-    if missing:
-        import torchvision.datasets
-
-        published = getattr(torchvision.datasets, name)
-        checksums = dict(published.resources)
-        otherwise = (
-            f"put {', '.join(names)}, plain or as .gz, into a folder named by --data, or into {folder}"
-        )
-        for file in (f"{plain}.gz" for plain in missing):
-            urls = [mirror + file for mirror in published.mirrors]
-            download(urls, folder / file, checksums[file], on_progress, otherwise)
-    return [_plain_or_gzipped(folder, file) or folder / file for file in names]
-
-
-def _sizes(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
-    magic = bytes((0, 0, 8, dimensions))
-    if header[:4] != magic:
-        raise PruningError(
-            f"{path} is not an idx file of bytes in {dimensions} dimensions: "
-            f"it begins with 0x{header[:4].hex()}, not 0x{magic.hex()}."
-        )
-    if len(header) < 4 + 4 * dimensions:
-        raise PruningError(f"{path} is cut short: it ends within its header.")
-    sizes: tuple[int, ...] = struct.unpack(f">{dimensions}I", header[4:])
-    if 0 in sizes:
-        raise PruningError(f"{path} is empty: its header says {'x'.join(map(str, sizes))}.")
-    return sizes
-
-
-def _slice(path: Path, packed: bytes, limit: int) -> bytes:
-    return packed[:limit]
-
-
-def _gunzip(path: Path, packed: bytes, limit: int) -> bytes:
-    """The first `limit` bytes of a gzip file, whose checksum is checked if it has fewer."""
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        content = stream.decompress(packed, limit)
-    except zlib.error as error:
-        raise PruningError(f"{path} is named .gz, but is not a sound gzip file ({error}).") from error
-    if len(content) < limit and not stream.eof:
-        raise PruningError(f"{path} is cut short: its gzip stream does not end.")
-    if stream.unused_data:
-        raise PruningError(f"{path} has bytes after the end of its gzip stream.")
-    return content
+def _plain_or_gzipped(path: Path) -> Path | None:
+    candidates = (path, path.with_name(f"{path.name}.gz"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)

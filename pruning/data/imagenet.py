@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pruning.data.images import Progress, Source
+from pruning.data.images import Progress, RawDataset
 from pruning.data.listing import list_images
 from pruning.data.streaming import ImageFiles
 from pruning.errors import PruningError
@@ -14,7 +14,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @DATASETS.register("imagenet", classes=1000, input="3x224x224")
-def load(folder: Path | None, on_progress: Progress) -> Source:
+def load(folder: Path | None, on_progress: Progress) -> RawDataset:
     """ImageNet, ILSVRC 2012: 1.28 million training photographs; the 50,000 in `val` are the test set.
 
     Streamed: the middle 224x224 of an image resized to 256 on its shorter side; for training a random part of
@@ -41,4 +41,4 @@ def load(folder: Path | None, on_progress: Progress) -> Source:
     train_files, test_files = (
         ImageFiles(listing.paths, listing.targets, (3, 224, 224), "center_crop") for listing in (train, test)
     )
-    return Source(train.classes, train_files, test_files, MEAN, STD, augmentation="random_crop_and_flip")
+    return RawDataset(train.classes, train_files, test_files, MEAN, STD, augmentation="random_crop_and_flip")

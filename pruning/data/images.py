@@ -57,7 +57,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Source:
+class RawDataset:
     """A data set as read.
 
     `classes` are names in the order of the targets; `mean` and `std` per channel, of images scaled to 0..1,
