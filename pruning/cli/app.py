@@ -29,7 +29,7 @@ from pruning.cli.console import Console
 from pruning.cli.signals import Signals
 from pruning.config import option_sources, plugins
 from pruning.config.options import GROUPS, flag
-from pruning.config.resolution import in_plain_words, resolve
+from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.errors import InterruptedRunError, PruningError, RunStoppedError
 from pruning.experiment import records
@@ -97,7 +97,7 @@ def _of_typer(error: TyperException) -> str:
     if unknown_command:
         names = typer.main.get_group(app).commands
         return f"{message} Known: {', '.join(names)}; options begin with --."
-    return in_plain_words(message)
+    return message
 
 
 def run(
@@ -125,7 +125,7 @@ def run(
             raise PruningError("--resume takes the options from the run's folder; leave --config out.")
         place, config_file = records.saved_options(resume)
         options = {**place, **options}
-    with option_sources.told(options, config_file):
+    with option_sources.annotate_option_source(options, config_file):
         config = resolve(options, config_file)
         console = Console(quiet=config.quiet)
         before = None if fresh or config.dry_run else records.finished(config)

@@ -1,9 +1,8 @@
-"""Where options are from: an error that names options which nobody typed also says which file they are in."""
+"""Name the YAML file in errors about options that were not given on the command line."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,34 +11,28 @@ from pruning.config.options import flag
 from pruning.errors import PruningError
 from pruning.utils.yaml_files import read_yaml
 
-# What a resolved configuration has for options that play no part.
-NOT_SAID: tuple[Any, ...] = (None, False, [])
+# Values of options without effect; a run's own config.yaml holds many of them.
+UNSET: tuple[Any, ...] = (None, False, [])
 
 
 @contextlib.contextmanager
-def told(options: Mapping[str, Any], file: Path | None) -> Iterator[None]:
-    """While entered, a PruningError says of the options that it names which of them come from the YAML `file`.
+def annotate_option_source(options: Mapping[str, Any], file: Path | None) -> Iterator[None]:
+    """Extend a PruningError by those of its options whose values are from the YAML `file`.
 
-    `options` are those of the command line, which go before the file's.
+    `options` are those of the command line, which override the file's.
     """
     try:
         yield
     except PruningError as error:
-        if file is None or str(file) in str(error):
-            raise
-        named = _named(str(error), {**read_yaml(file), **dict.fromkeys(options)})
+        values = {} if file is None or not error.options else read_yaml(file)
+        named = [
+            f"{flag(name)} {values[name]}"
+            for name in error.options
+            if name not in options and values.get(name) not in UNSET
+        ]
         if not named:
             raise
         raise PruningError(
-            f"{error} ({', '.join(named)}: from {file}; change that there or on the command line, which goes first.)"
+            f"{error} (From {file}: {', '.join(named)}. Change it there or override it on the command line.)",
+            options=error.options,
         ) from error
-
-
-def _named(sentence: str, values: Mapping[str, Any]) -> list[str]:
-    """The options with a value that a sentence names, as one would type them."""
-    words = re.findall(r"--[a-z][a-z-]*", sentence)
-    return [
-        f"{flag(name)} {value}"
-        for name, value in values.items()
-        if flag(name) in words and value not in NOT_SAID
-    ]
