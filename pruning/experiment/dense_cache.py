@@ -56,7 +56,7 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
 
 def _source_digest(arch: str, model: nn.Module) -> str:
     """Digest of the files that define the network: its modules' classes, and what puts them together."""
-    sources = models.sources(arch)
+    sources = models.source_files(arch)
     for kind in {type(module) for module in model.modules()}:
         with contextlib.suppress(OSError, TypeError):
             sources.add(Path(inspect.getfile(kind)))

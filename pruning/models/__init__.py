@@ -1,11 +1,11 @@
-"""Networks by name: ours (one per file of this package), torchvision's classifiers, timm's, the user's own.
+"""Architectures by name: those of this package (one per file), torchvision's classifiers, timm's, the user's own.
 
-Importing this package imports neither torch nor torchvision, so `known` and `names` answer at once; `build`
-imports what the architecture needs. A new architecture is a file here with one decorated factory::
+Importing this package imports neither torch nor torchvision, so that `names` and `check_known` return at once.
+To add an architecture, add a file with one decorated function::
 
     @ARCHITECTURES.register("my", input="1x28x28")
-    def my(classes: int, channels: int) -> nn.Module:
-        \"\"\"One line that says exactly which network this is.\"\"\"
+    def my(num_classes: int, in_channels: int) -> nn.Module:
+        \"\"\"Summary for `list architectures`.\"\"\"
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """Every architecture that is known by its bare name: ours, then torchvision's classifiers."""
-    ours = ARCHITECTURES.names()
-    return [*ours, *(name for name in from_torchvision.NAMES if name not in ours)]
+    """Return the registered architectures, then torchvision's classifiers."""
+    registered = ARCHITECTURES.names()
+    return [*registered, *(name for name in from_torchvision.NAMES if name not in registered)]
 
 
-def known(arch: str) -> None:
-    """PruningError unless `arch` is a known name, `file.py:factory`, `package.module:factory`, `timm:NAME`.
+def check_known(arch: str) -> None:
+    """Raise PruningError unless `arch` is a name, `timm:NAME`, `file.py:factory` or `package.module:factory`.
 
-    Imports neither torch nor torchvision. What lies behind a path is looked for but not run: `build`
-    finds the factory and calls it.
+    The file or module must exist, but it is not run: `build` does that.
     """
     if from_timm.matches(arch):
         return
@@ -42,25 +41,24 @@ def known(arch: str) -> None:
         raise unknown("architecture", arch, names())
 
 
-def sources(arch: str) -> set[Path]:
-    """The files of the function that makes the network; none for torchvision's and timm's. PruningError if unknown.
+def source_files(arch: str) -> set[Path]:
+    """Return the files that define the network; none for torchvision and timm.
 
-    Of a user's own network, once it has been built, also those that its file takes code from.
+    For a user's own network that was built already, the files that its file imports from are included.
     """
-    known(arch)
+    check_known(arch)
     if custom.matches(arch) and not from_timm.matches(arch):
-        return custom.sources(arch)
+        return custom.source_files(arch)
     return {Path(inspect.getfile(ARCHITECTURES.get(arch)))} if arch in ARCHITECTURES.names() else set()
 
 
-def check_published(arch: str) -> None:
-    """PruningError unless `arch` is one of which its makers published weights."""
-    if from_timm.matches(arch) or (arch in from_torchvision.NAMES and arch not in ARCHITECTURES.names()):
+def check_pretrained(arch: str) -> None:
+    """Raise PruningError unless --pretrained is possible: torchvision and timm publish weights."""
+    if from_timm.matches(arch) or _is_torchvision(arch):
         return
     raise PruningError(
-        f"There are no published weights of {arch} to start from: "
-        "leave --pretrained out, or give a file with --weights.",
-        options=("pretrained", "arch"),
+        f"--pretrained conflicts with --arch {arch}: no weights are published for it. "
+        "Remove --pretrained, or give a file with --weights."
     )
 
 
@@ -72,33 +70,43 @@ def build(
     pretrained: bool = False,
     weights: Path | None = None,
 ) -> nn.Module:
-    """The network `arch` for images of `shape` (channels, height, width) and `classes` outputs, on the CPU.
+    """Build the network `arch` on the CPU.
 
-    With `pretrained` it starts from the weights that its makers published, with `weights` from those of a
-    file (see `weights_file.load`), else from random ones drawn from torch's global generator: the same seed
-    gives the same network. Raises PruningError for an unknown or failing architecture, for weights that do
-    not fit, and for a network that cannot take the images (see `trial.check`).
+    Args:
+        classes: number of logits.
+        shape: channels, height and width of the images.
+        pretrained: start from the published weights.
+        weights: start from the weights in this file (see `weights_file.load`).
+            Without either, weights are initialised from torch's global random generator.
+
+    Raises:
+        PruningError: for an unknown architecture or one whose code fails, for weights that do not fit, and for
+            a network that cannot process the images (see `shape_check.check`).
     """
     from pruning.models import shape_check, weights_file
 
-    known(arch)
+    check_known(arch)
     if pretrained and weights is not None:
-        raise PruningError(f"Both --pretrained and --weights {weights} are given: choose one of them.")
-    model = _make(arch, classes, shape[0], pretrained)
+        raise PruningError(f"--pretrained conflicts with --weights {weights}. Remove one of them.")
+    model = _build(arch, classes, shape[0], pretrained)
     shape_check.check(model, shape, classes, arch)
     if weights is not None:
         weights_file.load(model, weights, arch)
     return model
 
 
-def _make(arch: str, classes: int, channels: int, pretrained: bool) -> nn.Module:
+def _build(arch: str, num_classes: int, in_channels: int, pretrained: bool) -> nn.Module:
     if from_timm.matches(arch):
-        return from_timm.make(arch, classes, channels, pretrained)
-    if arch in from_torchvision.NAMES and arch not in ARCHITECTURES.names():
-        return from_torchvision.make(arch, classes, channels, pretrained)
+        return from_timm.build(arch, num_classes, in_channels, pretrained)
+    if _is_torchvision(arch):
+        return from_torchvision.build(arch, num_classes, in_channels, pretrained)
     if pretrained:
-        check_published(arch)
+        check_pretrained(arch)
     if custom.matches(arch):
-        return custom.make(arch, classes, channels)
-    model: nn.Module = ARCHITECTURES.get(arch)(classes, channels)
+        return custom.build(arch, num_classes, in_channels)
+    model: nn.Module = ARCHITECTURES.get(arch)(num_classes, in_channels)
     return model
+
+
+def _is_torchvision(arch: str) -> bool:
+    return arch in from_torchvision.NAMES and arch not in ARCHITECTURES.names()

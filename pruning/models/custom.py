@@ -21,101 +21,106 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-OWN_NAMES = "users_own_"  # what the modules made from files are called, before the file's own name
+MODULE_PREFIX = "custom_model_"  # of the names of modules that are loaded from files
 
 
 def matches(arch: str) -> bool:
-    """Whether `arch` says where a network is, rather than naming one."""
+    """Whether `arch` is a path to a network, not a name."""
     return ":" in arch or arch.endswith(".py")
 
 
 def find(arch: str) -> tuple[ModuleSpec, str]:
-    """The module that `arch` points to, not yet run, and its factory's name; PruningError without one."""
-    where, _, factory = arch.rpartition(":")
-    if not where or not factory:
+    """Return the module, not yet run, and the name of the factory in it.
+
+    Raises:
+        PruningError: if `arch` has no factory, or the file or module does not exist.
+    """
+    place, _, factory = arch.rpartition(":")
+    if not place or not factory:
         raise PruningError(
-            f"{arch!r} does not say which function makes the network: "
-            "give path/to/net.py:factory or package.module:factory."
+            f"--arch {arch} does not name the function that builds the network. "
+            "Write path/to/net.py:factory or package.module:factory."
         )
-    return (_file(where) if where.endswith(".py") else _module(where)), factory
+    return (_find_file(place) if place.endswith(".py") else _find_module(place)), factory
 
 
-def make(arch: str, classes: int, channels: int) -> nn.Module:
-    """The network that the user's factory returns.
+def build(arch: str, num_classes: int, in_channels: int) -> nn.Module:
+    """Call the user's factory and return its network.
 
-    Of the keyword arguments `num_classes`, `classes`, `in_channels` and `channels`, the factory is given
-    those that its signature names. A file may import its neighbours. Raises PruningError when the code does
-    not load or has no such factory, and when the factory fails or returns no nn.Module.
+    The factory is called with those of the keyword arguments `num_classes`, `classes`, `in_channels` and
+    `channels` that its signature has. A file can import the files in its folder.
+
+    Raises:
+        PruningError: if the code does not load, the factory is missing or fails, or returns no nn.Module.
     """
     from torch import nn
 
     spec, name = find(arch)
-    with _neighbours_importable(spec):
-        factory = _factory(_loaded(spec), name, arch)
+    with _sibling_imports(spec):
+        factory = _factory(_load(spec), name, arch)
         try:
-            model = factory(**_arguments(factory, classes, channels))
+            model = factory(**_arguments(factory, num_classes, in_channels))
         except (Exception, SystemExit) as error:
-            raise PruningError(f"{arch} failed: {_told(error, spec)}.") from error
+            raise PruningError(f"{arch} failed: {_describe(error, spec)}.") from error
     if not isinstance(model, nn.Module):
         raise PruningError(f"{arch} returned {type(model).__name__}, not a torch.nn.Module.")
     return model
 
 
-def sources(arch: str) -> set[Path]:
-    """The file of the factory and, once `make` has run it, those in its folder that it takes code from."""
+def source_files(arch: str) -> set[Path]:
+    """Return the factory's file and, after `build`, the files in its folder that it imports from."""
     spec, _ = find(arch)
     if spec.origin is None:
         return set()
     folder = Path(spec.origin).parent
-    found = {Path(spec.origin)}
-    left = [sys.modules[spec.name]] if spec.name in sys.modules else []
-    while left:
-        for value in vars(left.pop()).values():
-            module = value if isinstance(value, ModuleType) else _module_of(value)
+    files = {Path(spec.origin)}
+    queue = [sys.modules[spec.name]] if spec.name in sys.modules else []
+    while queue:
+        for value in vars(queue.pop()).values():
+            module = value if isinstance(value, ModuleType) else _defining_module(value)
             file = Path(getattr(module, "__file__", None) or "")
-            own = file.is_relative_to(folder) and "site-packages" not in file.parts
-            if module is not None and own and file not in found:
-                found.add(file)
-                left.append(module)
-    return found
+            in_folder = file.is_relative_to(folder) and "site-packages" not in file.parts
+            if module is not None and in_folder and file not in files:
+                files.add(file)
+                queue.append(module)
+    return files
 
 
-def _module_of(value: Any) -> ModuleType | None:
+def _defining_module(value: Any) -> ModuleType | None:
     name = getattr(value, "__module__", None)
     return sys.modules.get(name) if isinstance(name, str) else None
 
 
-def _file(where: str) -> ModuleSpec:
+def _find_file(place: str) -> ModuleSpec:
     try:
-        path = Path(where).expanduser()
-        found = path.is_file()
+        path = Path(place).expanduser()
+        exists = path.is_file()
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
-        raise PruningError(f"There is no file {where} to take an architecture from: {reason}.") from error
-    if not found:
-        raise PruningError(f"There is no file {where} to take an architecture from.")
-    spec = importlib.util.spec_from_file_location(OWN_NAMES + path.stem, path.resolve())
+        raise PruningError(f"The file {place} of --arch does not exist: {reason}.") from error
+    if not exists:
+        raise PruningError(f"The file {place} of --arch does not exist.")
+    spec = importlib.util.spec_from_file_location(MODULE_PREFIX + path.stem, path.resolve())
     assert spec is not None, path
     return spec
 
 
-def _module(where: str) -> ModuleSpec:
+def _find_module(place: str) -> ModuleSpec:
     try:
-        spec = importlib.util.find_spec(where)
+        spec = importlib.util.find_spec(place)
     except (Exception, SystemExit) as error:
-        raise PruningError(f"{where} cannot be imported: {type(error).__name__}: {error}.") from error
+        raise PruningError(f"{place} cannot be imported: {type(error).__name__}: {error}.") from error
     if spec is None:
         raise PruningError(
-            f"There is no module {where} to take an architecture from; "
-            "a file is given as path/to/net.py:factory."
+            f"The module {place} of --arch does not exist. Write a file as path/to/net.py:factory."
         )
     return spec
 
 
 @contextlib.contextmanager
-def _neighbours_importable(spec: ModuleSpec) -> Iterator[None]:
-    """Within, a file can import the files beside it, as it could if Python had been started on it."""
-    folder = [str(Path(spec.origin).parent)] if spec.origin and spec.name.startswith(OWN_NAMES) else []
+def _sibling_imports(spec: ModuleSpec) -> Iterator[None]:
+    """Add the file's folder to sys.path, as `python file.py` would."""
+    folder = [str(Path(spec.origin).parent)] if spec.origin and spec.name.startswith(MODULE_PREFIX) else []
     before = list(sys.path)
     sys.path[:0] = folder
     try:
@@ -124,51 +129,56 @@ def _neighbours_importable(spec: ModuleSpec) -> Iterator[None]:
         sys.path[:] = before
 
 
-def _loaded(spec: ModuleSpec) -> ModuleType:
+def _load(spec: ModuleSpec) -> ModuleType:
     try:
-        if not spec.name.startswith(OWN_NAMES):
+        if not spec.name.startswith(MODULE_PREFIX):
             return importlib.import_module(spec.name)
         module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses, for one, look their module up while it runs
+        sys.modules[spec.name] = module  # dataclasses, for example, look up their module while it runs
         assert spec.loader is not None, spec
         spec.loader.exec_module(module)
         return module
     except (Exception, SystemExit) as error:
-        raise PruningError(f"{spec.origin} cannot be loaded: {_told(error, spec)}.") from error
+        raise PruningError(f"{spec.origin} cannot be loaded: {_describe(error, spec)}.") from error
 
 
 def _factory(module: ModuleType, name: str, arch: str) -> Callable[..., Any]:
     from torch import nn
 
     if not hasattr(module, name):
-        raise unknown(f"function of {arch.rpartition(':')[0]}", name, _functions(module))
+        raise unknown(f"function of {arch.rpartition(':')[0]}", name, _public_functions(module))
     factory: Callable[..., Any] = getattr(module, name)
     if not callable(factory) or isinstance(factory, nn.Module):
         raise PruningError(
-            f"{arch} is of type {type(factory).__name__}, not a function that makes a network."
+            f"{arch} is of type {type(factory).__name__}, not a function that returns a network."
         )
     return factory
 
 
-def _functions(module: ModuleType) -> list[str]:
+def _public_functions(module: ModuleType) -> list[str]:
     own = [
         key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__
     ]
     return [key for key in own if callable(getattr(module, key)) and not key.startswith("_")] or ["none"]
 
 
-def _arguments(factory: Callable[..., Any], classes: int, channels: int) -> dict[str, int]:
-    offered = {"num_classes": classes, "classes": classes, "in_channels": channels, "channels": channels}
+def _arguments(factory: Callable[..., Any], num_classes: int, in_channels: int) -> dict[str, int]:
+    offered = {
+        "num_classes": num_classes,
+        "classes": num_classes,
+        "in_channels": in_channels,
+        "channels": in_channels,
+    }
     try:
         parameters = inspect.signature(factory).parameters.values()
     except ValueError:
         return {}
-    by_name = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
-    return {name: value for name, value in offered.items() if name in by_name}
+    keywords = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    return {name: value for name, value in offered.items() if name in keywords}
 
 
-def _told(error: BaseException, spec: ModuleSpec) -> str:
-    """What went wrong in the user's code, and in which line of it, as one line of text."""
+def _describe(error: BaseException, spec: ModuleSpec) -> str:
+    """Return the error of the user's code, with its line there, as one line of text."""
     if isinstance(error, SyntaxError):
         return f"syntax error in line {error.lineno} of {Path(error.filename or '?').name}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)

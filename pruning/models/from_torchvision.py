@@ -1,11 +1,9 @@
-"""torchvision's classifiers by their own names, made for any number of classes and of input channels.
+"""torchvision's classifiers by their own names, for any number of classes and input channels.
 
-- For other than 3 channels the first convolution is replaced by one with that many inputs. Its weights are
-  random, or, with pretrained weights, the mean of theirs over red, green and blue, scaled so that a grey
-  picture (all channels equal) gives the response that it gave before.
-- With pretrained weights the classifier is replaced by a random one unless there are 1000 classes.
-- The auxiliary heads of googlenet and inception_v3, which serve only in training, are left out, so that the
-  output is one tensor of logits.
+- Unless there are 3 channels, the first convolution is replaced. Its weights are random; with pretrained weights
+  they are the mean over red, green and blue, scaled so that the response to a grey image does not change.
+- With pretrained weights and other than 1000 classes, the classifier is replaced by a random one.
+- The auxiliary heads of googlenet and inception_v3 are removed, so that the output is one tensor of logits.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from pruning.errors import PruningError
 if TYPE_CHECKING:
     from torch import nn
 
-# Written out so that names are checked without importing torchvision; a test compares them with its own list.
+# A copy, so that names are checked without importing torchvision; a test compares it with torchvision.models.
 _NAMES = """
 alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169
 densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4
@@ -34,44 +32,46 @@ wide_resnet101_2 wide_resnet50_2
 """
 NAMES = tuple(_NAMES.split())
 
-CLASSES = 1000  # of the published weights
+NUM_CLASSES = 1000  # of the published weights
 
 
-def make(name: str, classes: int, channels: int, pretrained: bool) -> nn.Module:
-    """torchvision's network `name` for images of `channels` and `classes` logits, changed as the module says.
+def build(name: str, num_classes: int, in_channels: int, pretrained: bool) -> nn.Module:
+    """Build torchvision's network `name`, changed as described in the module's docstring.
 
-    `pretrained` starts it from torchvision's default weights. Raises PruningError when they are neither in
-    torch hub's folder of checkpoints nor to be had over the network, or when the file there is not what it
-    should be.
+    Args:
+        pretrained: start from torchvision's default weights, in torch hub's cache or downloaded to it.
+
+    Raises:
+        PruningError: if the weights cannot be downloaded, or their file is not torchvision's.
     """
-    model = _published(name) if pretrained else _random(name, classes)
-    _leave_out_auxiliary_heads(model)
-    if pretrained and classes != CLASSES:
-        _replace_classifier(model, classes)
-    if channels != 3:
-        _replace_first_convolution(model, channels, pretrained)
+    model = _pretrained(name) if pretrained else _untrained(name, num_classes)
+    _remove_auxiliary_heads(model)
+    if pretrained and num_classes != NUM_CLASSES:
+        _replace_classifier(model, num_classes)
+    if in_channels != 3:
+        _replace_first_convolution(model, in_channels, pretrained)
     return model
 
 
 def resolution(name: str, model: nn.Module) -> tuple[int, int]:
-    """Height and width of the images that `model`, torchvision's `name`, was made for."""
+    """Return height and width of the images that torchvision's network `name` was designed for."""
     import torchvision
 
-    fixed = getattr(model, "image_size", None)  # vision transformers take one size only
+    fixed = getattr(model, "image_size", None)  # vision transformers accept one size only
     size: int = fixed or torchvision.models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
     return size, size
 
 
-def _random(name: str, classes: int) -> nn.Module:
+def _untrained(name: str, num_classes: int) -> nn.Module:
     import torchvision
 
-    # Left to themselves, these two warn about the initialisation that they are going to use.
+    # Without it, these two warn that their default initialisation will change.
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     return model
 
 
-def _published(name: str) -> nn.Module:
+def _pretrained(name: str) -> nn.Module:
     import torch
     import torchvision
 
@@ -81,12 +81,12 @@ def _published(name: str) -> nn.Module:
     path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if not path.exists():
         _download(name, weights.url, path)
-    weights_file.read(path)  # refuses a file that would run code: torchvision reads it unguarded
+    weights_file.read(path)  # refuses a file that would run code; torchvision unpickles it
     try:
         model: nn.Module = torchvision.models.get_model(name, weights=weights, progress=False)
-    except Exception as error:  # networks refuse foreign weights in different ways
+    except Exception as error:  # networks reject other weights in different ways
         raise PruningError(
-            f"{path} does not hold torchvision's weights of {name}: replace it by {weights.url}."
+            f"{path} does not have torchvision's weights of {name}. Replace it by {weights.url}."
         ) from error
     return model
 
@@ -94,25 +94,25 @@ def _published(name: str) -> nn.Module:
 def _download(name: str, url: str, path: Path) -> None:
     import torch
 
-    start_of_hash = path.stem.rpartition("-")[2]
+    hash_prefix = path.stem.rpartition("-")[2]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), start_of_hash, progress=False)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=False)
     except (OSError, RuntimeError) as error:
         raise PruningError(
-            f"The pretrained weights of {name} could not be downloaded ({error}): "
-            f"put the file {path.name}, from {url}, into the folder {path.parent}."
+            f"The pretrained weights of {name} could not be downloaded ({error}). "
+            f"Put the file {path.name}, from {url}, into the folder {path.parent}."
         ) from error
 
 
-def _leave_out_auxiliary_heads(model: nn.Module) -> None:
+def _remove_auxiliary_heads(model: nn.Module) -> None:
     if hasattr(model, "aux_logits"):
         model.aux_logits = False  # type: ignore[assignment]
         for head in {"aux1", "aux2", "AuxLogits"} & model._modules.keys():
             setattr(model, head, None)
 
 
-def _replace_classifier(model: nn.Module, classes: int) -> None:
+def _replace_classifier(model: nn.Module, num_classes: int) -> None:
     from torch import nn
 
     layers = [
@@ -120,19 +120,19 @@ def _replace_classifier(model: nn.Module, classes: int) -> None:
     ]
     name, old = layers[-1]
     if isinstance(old, nn.Linear):
-        model.set_submodule(name, nn.Linear(old.in_features, classes))
+        model.set_submodule(name, nn.Linear(old.in_features, num_classes))
     else:  # squeezenet's is a 1x1 convolution
-        model.set_submodule(name, nn.Conv2d(old.in_channels, classes, 1))
+        model.set_submodule(name, nn.Conv2d(old.in_channels, num_classes, 1))
 
 
-def _replace_first_convolution(model: nn.Module, channels: int, pretrained: bool) -> None:
+def _replace_first_convolution(model: nn.Module, in_channels: int, pretrained: bool) -> None:
     import torch
     from torch import nn
 
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
     name, old = layers[0]
     new = nn.Conv2d(
-        channels,
+        in_channels,
         old.out_channels,
         old.kernel_size,  # type: ignore[arg-type]
         old.stride,  # type: ignore[arg-type]
@@ -142,9 +142,9 @@ def _replace_first_convolution(model: nn.Module, channels: int, pretrained: bool
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     if pretrained:
         with torch.no_grad():
-            new.weight.copy_(old.weight.mean(1, keepdim=True) * (3 / channels))
+            new.weight.copy_(old.weight.mean(1, keepdim=True) * (3 / in_channels))
         new.bias = old.bias
     model.set_submodule(name, new)
     if hasattr(model, "transform_input"):
-        # Left on, it would take the channels for red, green and blue.
+        # It would treat the channels as red, green and blue.
         model.transform_input = False  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Networks without memory: made on torch's meta device, to be counted or tried in milliseconds."""
+"""Networks on the meta device: built without memory, to count parameters and MACs or to check shapes."""
 
 from __future__ import annotations
 
@@ -13,58 +13,56 @@ from torch.overrides import TorchFunctionMode
 from pruning.models import from_torchvision, names
 from pruning.registry import ARCHITECTURES, unknown
 
-FLOPS_PER_MULTIPLY_ADD = 2
-CLASSES = 10  # of the data sets that our own architectures are made for
+FLOPS_PER_MAC = 2
+NUM_CLASSES = 10  # for the architectures of this package
 
 
-def blueprint(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The network `name` on the meta device, in evaluation mode, and the shape of image that it was made for.
+def build_meta_model(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Return the network `name` on the meta device, in evaluation mode, and the image shape of its design.
 
-    Ours have 10 classes, torchvision's 1000 and the resolution of their published weights. Raises
-    PruningError for a name that is neither.
+    Registered architectures have 10 classes; torchvision's have 1000 and the resolution of their weights.
     """
     if name in ARCHITECTURES.names():
         shape = ARCHITECTURES.entry(name).spec.input_shape
-        return unallocated(lambda: ARCHITECTURES.get(name)(CLASSES, shape[0])), shape
+        return on_meta_device(lambda: ARCHITECTURES.get(name)(NUM_CLASSES, shape[0])), shape
     if name not in from_torchvision.NAMES:
         raise unknown("architecture", name, names())
-    model = unallocated(lambda: from_torchvision.make(name, from_torchvision.CLASSES, 3, pretrained=False))
+    model = on_meta_device(
+        lambda: from_torchvision.build(name, from_torchvision.NUM_CLASSES, 3, pretrained=False)
+    )
     return model, (3, *from_torchvision.resolution(name, model))
 
 
-def facts(name: str) -> dict[str, Any]:
-    """Of the network `name`: `input` ("3x32x32"), `parameters` and `macs` (counts); errors as of `blueprint`.
-
-    `macs` are the multiply-adds for one such image, as torch's flop counter counts them.
-    """
-    model, shape = blueprint(name)
+def count_stats(name: str) -> dict[str, Any]:
+    """Return the network's `input` ("3x32x32"), `parameters`, and `macs` for one such image."""
+    model, shape = build_meta_model(name)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"input": "x".join(map(str, shape)), "parameters": parameters, "macs": _macs(model, shape)}
+    return {"input": "x".join(map(str, shape)), "parameters": parameters, "macs": _count_macs(model, shape)}
 
 
-def _macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    from torch.utils.flop_counter import FlopCounterMode  # which takes a second to load
+def _count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # takes a second to import
 
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it fuses products that the counter would not see
+    torch.backends.mha.set_fastpath_enabled(False)  # FlopCounterMode does not count its fused operations
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(torch.empty(1, *shape, device="meta"))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return counter.get_total_flops() // FLOPS_PER_MULTIPLY_ADD
+    return counter.get_total_flops() // FLOPS_PER_MAC
 
 
-def unallocated(make: Callable[[], nn.Module]) -> nn.Module:
-    """What `make` builds, on the meta device and in evaluation mode; random state is left as it was."""
+def on_meta_device(factory: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network on the meta device, in evaluation mode; the random state does not change."""
     with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
-        return make().to("meta").eval()
+        return factory().to("meta").eval()
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Within, torch.empty, from which layers take their weights, allocates nothing.
+    """Create the tensors of torch.empty, which layers use for their weights, on the meta device.
 
-    A `with torch.device("meta")` would also move the tensors that some networks calculate their widths with.
+    `torch.device("meta")` would also move the tensors from which some networks compute their widths.
     """
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""Does a network take the data's images? Tried on blank ones before anything is trained."""
+"""Check that a network can process the data's images, before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,69 +10,71 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pruning.errors import PruningError, first_line
-from pruning.models.meta_model import unallocated
+from pruning.models.meta_model import on_meta_device
 from pruning.registry import ARCHITECTURES
+from pruning.utils.modules import zero_images
+from pruning.utils.text import format_shape, pluralize
 
 Shape = tuple[int, int, int]
 
 
 def check(model: nn.Module, shape: Shape, classes: int, arch: str | None = None) -> None:
-    """Raise PruningError unless `model` turns images of `shape` (channels, height, width) into logits.
+    """Raise PruningError unless `model` returns `classes` logits per image of `shape` (channels, height, width).
 
-    Two blank images go through it in evaluation mode without gradients, and must give `classes` logits each;
-    modes, buffers and random state are left as they were. `arch` names the network in errors (its class if
-    absent). If it cannot take the shape, the error names those of ours that can.
+    Runs a batch of two zero images in evaluation mode; modes, buffers and random state are restored. `arch`
+    names the network in errors (default: its class). The error lists the architectures that accept the shape.
     """
     name = arch or type(model).__name__
     try:
-        logits = _tried(model, shape, 2, training=False)
-    except Exception as error:  # the network may be anybody's
+        logits = _forward(model, shape, 2, training=False)
+    except Exception as error:  # a user's network can raise anything
         raise PruningError(
-            f"{name} cannot take {_times(shape)} images ({_short(error)}); {_fitting(shape, classes)}."
+            f"{name} cannot process {format_shape(shape)} images ({_short(error)}). "
+            f"{_alternatives(shape, classes)}"
         ) from error
     if not isinstance(logits, Tensor):
         raise PruningError(
-            f"{name} returns a {type(logits).__name__}, not one tensor with {classes} logits for each image."
+            f"{name} returns a {type(logits).__name__}, not one tensor with {classes} logits per image."
         )
     if logits.shape != (2, classes):
         raise PruningError(
-            f"{name} returns {_times(logits.shape)} values for 2 images of {classes} classes, "
-            f"not 2x{classes}; a factory is told their number if it has a parameter num_classes or classes."
+            f"{name} returns a tensor of shape {format_shape(logits.shape)} for 2 images of {classes} classes, "
+            f"not 2x{classes}. A factory with a parameter num_classes is called with {classes}."
         )
 
 
-def check_training(model: nn.Module, shape: Shape, batch: int, arch: str) -> None:
-    """Raise PruningError unless `model` takes a batch of so many images in training mode; it is left as it was.
+def check_training(model: nn.Module, shape: Shape, batch_size: int, arch: str) -> None:
+    """Raise PruningError unless `model` can process a batch of this size in training mode; it is not changed.
 
-    Batch normalisation of vectors, or of maps of one pixel, takes no single image.
+    Batch normalisation of vectors, or of 1x1 feature maps, cannot process a single image.
     """
     try:
-        _tried(model, shape, batch, training=True)
-    except Exception as error:  # the network may be anybody's
-        images = "1 image" if batch == 1 else f"{batch} images"
-        raise PruningError(f"{arch} cannot be trained on a batch of {images} ({_short(error)})") from error
+        _forward(model, shape, batch_size, training=True)
+    except Exception as error:  # a user's network can raise anything
+        raise PruningError(
+            f"{arch} cannot be trained on a batch of {pluralize(batch_size, 'image')} ({_short(error)})"
+        ) from error
 
 
 def fits(arch: str, shape: Shape, classes: int) -> bool:
-    """Whether our architecture `arch` takes images of `shape` (channels, height, width)."""
+    """Whether the registered architecture `arch` accepts images of `shape` (channels, height, width)."""
     try:
-        model = unallocated(lambda: ARCHITECTURES.get(arch)(classes, shape[0]))
+        model = on_meta_device(lambda: ARCHITECTURES.get(arch)(classes, shape[0]))
         return bool(model(torch.empty(2, *shape, device="meta")).shape == (2, classes))
-    except Exception:  # of whatever kind: layers, reshaping and a plugin's own checks raise different ones
+    except Exception:  # layers, reshaping and a plugin's own checks raise different types
         return False
 
 
-def _tried(model: nn.Module, shape: Shape, batch: int, *, training: bool) -> object:
-    parameter = next(model.parameters(), torch.empty(0))
-    images = torch.zeros(batch, *shape, device=parameter.device, dtype=parameter.dtype)
-    gpus = [parameter.device] if parameter.device.type == "cuda" else []
+def _forward(model: nn.Module, shape: Shape, batch_size: int, *, training: bool) -> object:
+    images = zero_images(model, batch_size, shape)
+    gpus = [images.device] if images.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=gpus), _in_mode(model, training):
         return model(images)
 
 
 @contextlib.contextmanager
 def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation mode within; modes and buffers as they were afterwards."""
+    """Set training or evaluation mode; restore modes and buffers on exit."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
     model.train(training)
@@ -85,15 +87,11 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-def _fitting(shape: Shape, classes: int) -> str:
+def _alternatives(shape: Shape, classes: int) -> str:
     fitting = [arch for arch in ARCHITECTURES.names() if fits(arch, shape, classes)]
     if not fitting:
-        return "no architecture of ours takes them"
-    return f"architectures that fit: {', '.join(fitting)}"
-
-
-def _times(shape: Shape | torch.Size) -> str:
-    return "x".join(str(size) for size in shape)
+        return "No registered architecture can."
+    return f"Architectures that can: {', '.join(fitting)}."
 
 
 def _short(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """A small vision transformer for CIFAR: DeiT-Ti (Touvron et al. 2021, arXiv 2012.12877, table 1).
 
-Width 192, 12 layers of 3 heads, pre-norm, class token, learned positions. DeiT-Ti proper cuts 224x224
-images into 16x16 patches; here 32x32 images are cut into 4x4 patches.
+Width 192, 12 layers of 3 heads, pre-norm, class token, learned position embeddings. DeiT-Ti has 16x16 patches of
+224x224 images; here there are 4x4 patches of 32x32 images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ IMAGE, PATCH, WIDTH, DEPTH, HEADS = 32, 4, 192, 12, 3
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; queries, keys and values come from one fused linear layer."""
+    """Multi-head self-attention with one linear layer for queries, keys and values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and a two-layer perceptron, each on normalised tokens and added to them."""
+    """Pre-norm transformer layer: attention and a two-layer MLP, each with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,16 +47,16 @@ class Layer(nn.Module):
 
 
 class VitTinyCifar(nn.Module):
-    """Patches and a class token with learned positions, 12 layers, a linear head on the class token."""
+    """Patch embedding, class token, learned positions, 12 layers, and a linear head on the class token."""
 
-    def __init__(self, classes: int, channels: int) -> None:
+    def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(channels, WIDTH, PATCH, stride=PATCH)
+        self.patches = nn.Conv2d(in_channels, WIDTH, PATCH, stride=PATCH)
         self.class_token = nn.Parameter(torch.zeros(1, 1, WIDTH))
         self.positions = nn.Parameter(torch.zeros(1, 1 + (IMAGE // PATCH) ** 2, WIDTH))
         self.layers = nn.Sequential(*(Layer() for _ in range(DEPTH)))
         self.norm = nn.LayerNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, classes)
+        self.head = nn.Linear(WIDTH, num_classes)
         nn.init.trunc_normal_(self.class_token, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
         for module in self.modules():
@@ -65,13 +65,13 @@ class VitTinyCifar(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, channels, 32, 32) -> logits (N, classes)."""
+        """Images (N, in_channels, 32, 32) -> logits (N, num_classes)."""
         tokens = self.patches(images).flatten(2).transpose(1, 2)
         tokens = torch.cat((self.class_token.expand(len(tokens), -1, -1), tokens), dim=1) + self.positions
         return self.head(self.norm(self.layers(tokens))[:, 0])
 
 
 @ARCHITECTURES.register("vit_tiny_cifar", input="3x32x32")
-def vit_tiny_cifar(classes: int, channels: int) -> nn.Module:
+def vit_tiny_cifar(num_classes: int, in_channels: int) -> nn.Module:
     """DeiT-Ti (Touvron et al. 2021): width 192, 12 layers, 3 heads, 4x4 patches of 32x32 images."""
-    return VitTinyCifar(classes, channels)
+    return VitTinyCifar(num_classes, in_channels)

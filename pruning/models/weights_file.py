@@ -1,4 +1,4 @@
-"""Weights files of any origin: safetensors, or torch files read without running anything in them."""
+"""Weights files from any source: safetensors, or torch files, read without running code."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import PruningError
+from pruning.utils.text import format_shape
 
 TORCH_ENDINGS = (".pt", ".pth", ".th")
-WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net")
 
 
 def load(model: nn.Module, path: Path, arch: str) -> None:
-    """Fill `model` with the weights of the file `path`; `arch` names it in errors.
+    """Load the weights in the file `path` into `model`, which errors call `arch`.
 
-    Prefixes that data parallelism (`module.`) and compilation (`_orig_mod.`) put before names are taken off.
-    Raises PruningError for a file that `read` refuses, and unless names and shapes are exactly the model's
-    and all values finite in its precision; only `num_batches_tracked`, which old files lack, may be missing.
+    The prefixes of DataParallel (`module.`) and torch.compile (`_orig_mod.`) are removed from names.
+    `num_batches_tracked` may be missing, because old files do not have it.
+
+    Raises:
+        PruningError: for a file that `read` refuses; unless names and shapes are the model's; and for values
+            that are not finite in the model's precision.
     """
     own = model.state_dict()
-    given = {_bare(key, own): value for key, value in read(path).items()}
+    given = {_strip_prefixes(key, own): value for key, value in read(path).items()}
     common = [key for key in own if key in given]
     faults = {
         "missing": [key for key in own if key not in given and not key.endswith("num_batches_tracked")],
         "unexpected": [key for key in given if key not in own],
         "of another shape": [
-            f"{key} ({_times(given[key])} in the file, {_times(own[key])} in the network)"
+            f"{key} ({format_shape(given[key].shape)} in the file, {format_shape(own[key].shape)} in the network)"
             for key in common
             if given[key].shape != own[key].shape
         ],
@@ -41,36 +45,38 @@ def load(model: nn.Module, path: Path, arch: str) -> None:
     if not any(faults.values()):
         finite = {key: bool(given[key].to(own[key].dtype).isfinite().all()) for key in common}
         faults = {"not finite": [key for key in common if not finite[key]]}
-    told = [f"{what} are {_first(keys)}" for what, keys in faults.items() if keys]
-    if told:
-        raise PruningError(f"The weights of {path} do not fit {arch}: {'; '.join(told)}.")
+    described = [f"{what} are {_shorten(keys)}" for what, keys in faults.items() if keys]
+    if described:
+        raise PruningError(f"The weights of {path} do not fit {arch}: {'; '.join(described)}.")
     own.update(given)
     model.load_state_dict(own)
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, out of the usual wrappings (`state_dict`, `model`, ...).
+    """Return the tensors of a weights file by name, also from inside `state_dict`, `model` and the like.
 
-    `.safetensors`, or `.pt`, `.pth`, `.th` as torch saves them. Nothing in the file is executed: one that
-    would need that is refused. Raises PruningError for it, and for what is missing, damaged, or no weights.
+    The file is `.safetensors`, or a state_dict saved by torch as `.pt`, `.pth` or `.th`.
+
+    Raises:
+        PruningError: for a file that is missing, damaged, has no weights, or would run code.
     """
     if not path.is_file():
-        raise PruningError(f"There is no weights file {path}.")
+        raise PruningError(f"The weights file {path} does not exist.")
     ending = path.suffix.lower()
     if ending == ".safetensors":
         return _read_safetensors(path)
     if ending in TORCH_ENDINGS:
-        return _unwrapped(_read_torch(path), path)
+        return _unwrap(_read_torch(path), path)
     raise PruningError(
-        f"{path} is no weights file: its name must end in .safetensors, {', '.join(TORCH_ENDINGS)}."
+        f"{path} is not a weights file: its name must end in .safetensors, {', '.join(TORCH_ENDINGS)}."
     )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except Exception as error:  # a file of any origin can be damaged in any way
-        raise PruningError(f"{path} is damaged or no safetensors file ({error}).") from error
+    except Exception as error:  # files can be damaged in any way
+        raise PruningError(f"{path} is damaged or not a safetensors file ({error}).") from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -81,16 +87,16 @@ def _read_torch(path: Path) -> Any:
     except Exception as error:  # torch's reader fails in as many ways as files can be damaged
         raise PruningError(
             f"{path} is refused: {_why_refused(error)}. "
-            "A weights file is what torch.save(model.state_dict(), path) writes."
+            "Write weights files with torch.save(model.state_dict(), path)."
         ) from error
 
 
 def _why_refused(error: Exception) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     if named:
-        return f"besides tensors it holds {named[1]}, and reading that would run code"
+        return f"besides tensors it has {named[1]}, and reading that would run code"
     if "TorchScript" in str(error):
-        return "it is a TorchScript archive, which holds code"
+        return "it is a TorchScript archive, which contains code"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, pickle.UnpicklingError):
@@ -98,15 +104,15 @@ def _why_refused(error: Exception) -> str:
     return "it is damaged or was not saved by torch"
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     while isinstance(content, dict):
-        inner = next((content[key] for key in WRAPPINGS if isinstance(content.get(key), dict)), None)
+        inner = next((content[key] for key in WRAPPER_KEYS if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
         content = inner
     if not isinstance(content, dict) or not content or not all(map(_is_plain, content.values())):
         raise PruningError(
-            f"{path} holds no plain set of named tensors, as torch.save(model.state_dict(), path) writes."
+            f"{path} is not a dict of tensors. Write it with torch.save(model.state_dict(), path)."
         )
     return {str(key): value for key, value in content.items()}
 
@@ -120,14 +126,10 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _bare(key: str, own: Container[str]) -> str:
+def _strip_prefixes(key: str, own: Container[str]) -> str:
     return key if key in own else re.sub(r"^((module|_orig_mod)\.)+", "", key)
 
 
-def _first(keys: list[str]) -> str:
+def _shorten(keys: list[str]) -> str:
     shown = ", ".join(keys[:3])
     return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"
-
-
-def _times(tensor: Tensor) -> str:
-    return "x".join(str(size) for size in tensor.shape) or "a single number"

@@ -207,7 +207,7 @@ def _planned_rounds(grid_runs: Sequence[GridRun]) -> list[Any]:
         same_rounds = chain_key(config.model_copy(update={"seed": 0})) + json.dumps([config.rounds, *targets])
         try:
             if config.pretrained:
-                models.check_published(config.arch)
+                models.check_pretrained(config.arch)
             if network not in networks:
                 networks[network] = _build_network(config)
             if same_rounds not in known:

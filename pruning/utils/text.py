@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def pluralize(count: int, singular: str, plural: str | None = None) -> str:
     """Return `1 epoch` or `2,000 epochs`; `plural` is for irregular nouns."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def format_shape(shape: Iterable[int]) -> str:
+    """Return `3x32x32`; `scalar` for a shape without dimensions."""
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def format_duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Networks by name: exact sizes, the names they go by, and one sentence for everything that is none."""
+"""Architectures: names, exact sizes, reproducible initialisation, and one-sentence errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def count(model: nn.Module) -> int:
 
 
 def refused(arch: str, **options: object) -> str:
-    """The sentence with which `arch` is refused."""
+    """Return the one-sentence error for `arch`."""
     with pytest.raises(PruningError) as caught:
         models.build(arch, **{"classes": 10, "shape": COLOUR, **options})
     message = str(caught.value)
@@ -65,7 +65,7 @@ def numbers(module: nn.Module) -> torch.Tensor:
 # --- names ---
 
 
-def test_names_are_ours_and_torchvisions_own_list_and_none_hides_another():
+def test_names_are_the_registered_and_torchvisions_without_duplicates():
     import torchvision
 
     theirs = torchvision.models.list_models(module=torchvision.models)
@@ -74,60 +74,61 @@ def test_names_are_ours_and_torchvisions_own_list_and_none_hides_another():
     assert models.names() == ARCHITECTURES.names() + theirs
 
 
-def test_names_are_checked_without_importing_torch_or_torchvision():
+def test_names_are_checked_without_importing_torch_torchvision_or_timm():
     code = """
 import sys
 from pruning import models
 from pruning.errors import PruningError
-models.known("resnet20"); models.known("vit_b_16"); models.known("timm:anything"); models.known("json:loads")
+for arch in ("resnet20", "vit_b_16", "timm:anything", "json:loads"):
+    models.check_known(arch)
 try:
-    models.known("resnet21")
+    models.check_known("resnet21")
 except PruningError:
     assert len(models.names()) > 90
     assert not {"torch", "torchvision", "timm"} & set(sys.modules)
-    print("answered")
+    print("checked")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "answered\n"
+    assert done.stdout == "checked\n"
 
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [("resnet21", "resnet20"), ("efficientnet_bo", "efficientnet_b0"), ("vgg16bn", "vgg16_bn")],
 )
-def test_unknown_name_is_answered_with_the_nearest_of_ours_and_torchvisions(wrong, meant):
-    with pytest.raises(PruningError, match=f"Unknown architecture '{wrong}'. Did you mean .*{meant}"):
-        models.known(wrong)
+def test_an_unknown_name_is_refused_with_the_nearest_name(wrong, meant):
+    with pytest.raises(PruningError, match=f"'{wrong}'.*{meant}"):
+        models.check_known(wrong)
 
 
-# --- ours ---
+# --- registered architectures ---
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES.names())
-def test_ours_has_exactly_the_parameters_of_the_named_network(name):
-    facts = meta_model.facts(name)
-    assert facts["parameters"] == PARAMETERS[name]
-    assert as_text(facts) == model_stats()[name]
+def test_a_registered_architecture_has_the_published_number_of_parameters(name):
+    stats = meta_model.count_stats(name)
+    assert stats["parameters"] == PARAMETERS[name]
+    assert as_text(stats) == model_stats()[name]
 
 
-def as_text(facts: dict[str, object]) -> dict[str, str]:
-    """Facts as a row of the table that is shipped."""
-    return {key: str(value) for key, value in facts.items()}
+def as_text(stats: dict[str, object]) -> dict[str, str]:
+    """Return stats as a row of model_stats.csv."""
+    return {key: str(value) for key, value in stats.items()}
 
 
-def test_the_table_of_facts_has_every_name_and_no_other():
+def test_model_stats_has_every_name_and_no_other():
     assert list(model_stats()) == models.names()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES.names())
-def test_ours_follows_the_number_of_classes_and_channels_of_the_input_it_declares(name):
-    _, shape = meta_model.blueprint(name)
+def test_a_registered_architecture_accepts_other_numbers_of_classes_and_channels(name):
+    _, shape = meta_model.build_meta_model(name)
     assert shape_check.fits(name, (2, *shape[1:]), 7)
 
 
 @pytest.mark.parametrize("name", ["my", "lenet_300_100", "lenet5", "resnet20", "vgg11_bn_cifar", "wrn_22_2"])
-def test_ours_trains_every_parameter(name):
-    _, shape = meta_model.blueprint(name)
+def test_every_parameter_has_a_gradient(name):
+    _, shape = meta_model.build_meta_model(name)
     model = models.build(name, classes=10, shape=shape)
     F.cross_entropy(model(torch.randn(4, *shape)), torch.arange(4)).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -193,7 +194,7 @@ def test_my_is_the_teaching_programs_network():
     assert torch.equal(model(images), as_told(images))
 
 
-def test_option_a_takes_every_second_pixel_and_pads_equally_on_both_sides():
+def test_option_a_has_every_second_pixel_and_equal_padding_on_both_sides():
     images = torch.arange(2 * 2 * 4 * 4.0).reshape(2, 2, 4, 4)
     widened = option_a(images, 4)
     assert widened.shape == (2, 4, 2, 2)
@@ -202,7 +203,7 @@ def test_option_a_takes_every_second_pixel_and_pads_equally_on_both_sides():
     assert not widened[:, 0].any() and not widened[:, 3].any()
 
 
-def test_resnet_names_are_those_of_the_published_files():
+def test_resnet20_has_the_names_of_the_published_weights_files():
     keys = set(models.build("resnet20", classes=10, shape=COLOUR).state_dict())
     tensors = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
@@ -214,7 +215,7 @@ def test_resnet_names_are_those_of_the_published_files():
     assert keys == expected | {"linear.weight", "linear.bias"}
 
 
-def test_resnet_starts_with_he_initialisation():
+def test_resnet20_has_he_initialisation():
     torch.manual_seed(0)
     model = models.build("resnet20", classes=10, shape=COLOUR)
     weight = model.layer3[2].conv2.weight  # fan-in 64 * 9
@@ -224,11 +225,11 @@ def test_resnet_starts_with_he_initialisation():
 @pytest.mark.parametrize(
     ("depth", "widening", "published"), [(40, 2, 2_243_546), (16, 8, 10_961_370), (28, 10, 36_479_194)]
 )
-def test_wide_resnet_has_the_published_parameters_at_other_sizes_too(depth, widening, published):
-    assert count(meta_model.unallocated(lambda: WideResNetCifar(depth, widening, 10, 3))) == published
+def test_wide_resnets_of_other_sizes_have_the_published_number_of_parameters(depth, widening, published):
+    assert count(meta_model.on_meta_device(lambda: WideResNetCifar(depth, widening, 10, 3))) == published
 
 
-def test_mobilenet_differs_from_torchvisions_in_two_strides_alone():
+def test_mobilenet_v2_cifar_differs_from_torchvisions_only_in_two_strides():
     import torchvision
 
     ours = mobilenet_v2_cifar(10, 3)
@@ -241,7 +242,7 @@ def test_mobilenet_differs_from_torchvisions_in_two_strides_alone():
     assert [pair for pair in strides if pair[0] != pair[1]] == [((1, 1), (2, 2))] * 2
 
 
-def test_vit_attention_equals_torchs_multi_head_attention():
+def test_vit_attention_equals_torch_multihead_attention():
     torch.manual_seed(0)
     ours, theirs = Attention(), nn.MultiheadAttention(192, 3, batch_first=True)
     with torch.no_grad():
@@ -254,7 +255,7 @@ def test_vit_attention_equals_torchs_multi_head_attention():
 
 
 @pytest.mark.parametrize("name", ["my", "resnet20", "vit_tiny_cifar", "squeezenet1_1"])
-def test_the_same_seed_builds_the_same_network_and_another_seed_another(name):
+def test_the_seed_determines_the_initial_weights(name):
     shape = GREY if name == "my" else COLOUR
 
     def seeded(seed: int) -> torch.Tensor:
@@ -265,43 +266,45 @@ def test_the_same_seed_builds_the_same_network_and_another_seed_another(name):
     assert not torch.equal(seeded(1), seeded(2))
 
 
-def test_counting_leaves_the_random_state_alone():
+def test_counting_parameters_and_macs_does_not_change_the_random_state():
     before = torch.random.get_rng_state()
-    meta_model.facts("vit_tiny_cifar")
-    meta_model.facts("vit_b_16")
+    meta_model.count_stats("vit_tiny_cifar")
+    meta_model.count_stats("vit_b_16")
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-# --- torchvision's ---
+# --- torchvision ---
 
 
 @pytest.mark.parametrize("name", ["alexnet", "densenet121", "regnet_y_400mf", "vit_b_16", "swin_t"])
-def test_torchvisions_has_the_parameters_that_torchvision_publishes(name):
+def test_a_torchvision_network_has_the_parameters_and_macs_of_torchvisions_metadata(name):
     import torchvision
 
     published = torchvision.models.get_model_weights(name).DEFAULT
-    facts = meta_model.facts(name)
-    assert (facts["input"], facts["parameters"]) == ("3x224x224", published.meta["num_params"])
-    assert facts["macs"] / 1e9 == pytest.approx(published.meta["_ops"], abs=0.0006)  # published in G, rounded
-    assert as_text(facts) == model_stats()[name]
+    stats = meta_model.count_stats(name)
+    assert (stats["input"], stats["parameters"]) == ("3x224x224", published.meta["num_params"])
+    assert stats["macs"] / 1e9 == pytest.approx(
+        published.meta["_ops"], abs=0.0006
+    )  # published in units of 1e9, rounded
+    assert as_text(stats) == model_stats()[name]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "densenet121"])
-def test_torchvisions_takes_the_datas_classes_and_channels(name):
+def test_a_torchvision_network_is_built_for_the_given_classes_and_channels(name):
     model = models.build(name, classes=7, shape=(1, 64, 64))
     assert model.eval()(torch.randn(2, 1, 64, 64)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 @pytest.mark.filterwarnings("error")
-def test_auxiliary_heads_are_left_out_so_that_training_has_one_output(name):
+def test_auxiliary_heads_are_removed_so_that_training_has_one_output(name):
     model = models.build(name, classes=10, shape=(1, 96, 96)).train()
     assert model(torch.randn(2, 1, 96, 96)).shape == (2, 10)
     assert not [key for key in model.state_dict() if key.lower().startswith("aux")]
 
 
-def put_published(name: str, folder: Path, **options: object) -> nn.Module:
-    """Random weights under the name of torchvision's file; returns the network in it."""
+def save_published(name: str, folder: Path, **options: object) -> nn.Module:
+    """Save random weights under the name of torchvision's file; return their network."""
     import torchvision
 
     weights = torchvision.models.get_model_weights(name).DEFAULT
@@ -313,15 +316,15 @@ def put_published(name: str, folder: Path, **options: object) -> nn.Module:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
-    """An empty torch hub folder, used within the test."""
+    """An empty folder as torch hub's cache."""
     before = torch.hub.get_dir()
     torch.hub.set_dir(tmp_path)
     yield tmp_path
     torch.hub.set_dir(before)
 
 
-def test_pretrained_is_the_published_network_whole_at_1000_classes(hub):
-    published = put_published("squeezenet1_1", hub)
+def test_pretrained_with_1000_classes_has_all_published_weights(hub):
+    published = save_published("squeezenet1_1", hub)
     model = models.build("squeezenet1_1", classes=1000, shape=(3, 64, 64), pretrained=True)
     assert torch.equal(numbers(model), numbers(published))
 
@@ -329,42 +332,43 @@ def test_pretrained_is_the_published_network_whole_at_1000_classes(hub):
 @pytest.mark.parametrize(
     ("name", "head"), [("squeezenet1_1", "classifier.1"), ("mobilenet_v3_small", "classifier.3")]
 )
-def test_pretrained_gets_a_new_classifier_for_other_classes_and_keeps_the_rest(hub, name, head):
-    published = put_published(name, hub).state_dict()
+def test_pretrained_with_other_classes_has_a_new_classifier_and_all_other_published_weights(hub, name, head):
+    published = save_published(name, hub).state_dict()
     model = models.build(name, classes=10, shape=(3, 64, 64), pretrained=True).state_dict()
     changed = {key for key in published if not torch.equal(published[key], model[key])}
     assert changed == {f"{head}.weight", f"{head}.bias"}
 
 
-def test_pretrained_on_grey_images_answers_as_it_did_to_grey_in_colour(hub):
-    published = put_published("squeezenet1_1", hub).eval()
+def test_pretrained_with_one_channel_has_the_logits_of_the_grey_image_in_rgb(hub):
+    published = save_published("squeezenet1_1", hub).eval()
     model = models.build("squeezenet1_1", classes=1000, shape=(1, 64, 64), pretrained=True).eval()
     grey = torch.randn(2, 1, 64, 64)
     torch.testing.assert_close(model(grey), published(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
 
 
-def test_pretrained_googlenet_loses_the_auxiliary_heads_of_its_file(hub):
-    put_published("googlenet", hub, aux_logits=True, init_weights=False)
+def test_pretrained_googlenet_has_no_auxiliary_heads(hub):
+    save_published("googlenet", hub, aux_logits=True, init_weights=False)
     model = models.build("googlenet", classes=10, shape=(3, 64, 64), pretrained=True).train()
-    assert model.transform_input  # its published weights want images normalised in their own way
+    assert model.transform_input  # its published weights need their own normalisation
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 10)
 
 
-def test_pretrained_without_a_network_says_which_file_to_put_where(hub, monkeypatch):
+def test_pretrained_without_a_network_names_the_file_and_its_folder(hub, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     message = refused("resnet18", pretrained=True)
     assert "resnet18-f37072fd.pth" in message and str(hub / "checkpoints") in message
     assert not list((hub / "checkpoints").iterdir())
 
 
-def test_pretrained_refuses_a_file_that_is_not_the_published_one(hub):
-    put_published("squeezenet1_0", hub)
+def test_pretrained_refuses_weights_of_another_network(hub):
+    save_published("squeezenet1_0", hub)
     for path in (hub / "checkpoints").iterdir():
         path.rename(path.with_name("resnet18-f37072fd.pth"))
-    assert "does not hold torchvision's weights of resnet18" in refused("resnet18", pretrained=True)
+    message = refused("resnet18", pretrained=True)
+    assert str(hub / "checkpoints" / "resnet18-f37072fd.pth") in message
 
 
-def test_every_torchvision_file_name_ends_in_the_start_of_its_hash():
+def test_every_torchvision_file_name_ends_in_a_hash_prefix():
     import torchvision
 
     for name in from_torchvision.NAMES:
@@ -373,40 +377,47 @@ def test_every_torchvision_file_name_ends_in_the_start_of_its_hash():
         assert len(digest) >= 8 and int(digest, 16) >= 0, url
 
 
-def test_pretrained_is_refused_where_nothing_was_published():
-    assert "no published weights of resnet20" in refused("resnet20", pretrained=True)
-    assert "choose one" in refused("resnet18", pretrained=True, weights=Path("some.pt"))
+def test_pretrained_is_refused_for_an_architecture_without_published_weights():
+    message = refused("resnet20", pretrained=True)
+    assert "--pretrained" in message and "--arch resnet20" in message
 
 
-def test_timm_is_an_extra():
+def test_pretrained_and_weights_together_are_refused():
+    message = refused("resnet18", pretrained=True, weights=Path("some.pt"))
+    assert "--pretrained" in message and "--weights some.pt" in message
+
+
+def test_timm_networks_are_built_if_the_extra_is_installed():
     try:
         import timm  # noqa: F401
     except ModuleNotFoundError:
         assert "pip install 'pruning[timm]'" in refused("timm:resnet18")
     else:
-        assert "did you mean resnet18" in refused("timm:resnet1")
+        assert "resnet18" in refused("timm:resnet1")
         model = models.build("timm:resnet18", classes=7, shape=(1, 64, 64))
         assert model.eval()(torch.randn(2, 1, 64, 64)).shape == (2, 7)
 
 
-# --- the trial before training ---
+# --- shape check ---
 
 
-def test_a_network_that_cannot_take_the_images_is_refused_with_those_that_can():
+def test_a_network_that_cannot_process_the_images_is_refused_with_the_architectures_that_can():
     message = refused("my")
-    assert message.startswith("my cannot take 3x32x32 images")
-    fitting = message.partition("architectures that fit: ")[2].rstrip(".").split(", ")
+    assert "my" in message and "3x32x32" in message
+    fitting = message.rpartition(": ")[2].rstrip(".").split(", ")
     assert fitting == [
         name for name in ARCHITECTURES.names() if name not in ("my", "lenet_300_100", "lenet5")
     ]
 
 
-def test_images_that_none_of_ours_can_take_are_said_to_be_so():
-    assert "no architecture of ours takes them" in refused("squeezenet1_1", shape=(3, 0, 0))
+def test_images_that_no_registered_architecture_can_process_are_refused_without_a_list():
+    message = refused("squeezenet1_1", shape=(3, 0, 0))
+    assert "3x0x0" in message
+    assert not any(name in message.split() for name in ARCHITECTURES.names())
 
 
 class Noisy(nn.Module):
-    """Counts its calls in a buffer and draws random numbers, in evaluation mode too."""
+    """Counts its calls in a buffer and draws random numbers, also in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -419,7 +430,7 @@ class Noisy(nn.Module):
         return self.norm(self.fc(images.flatten(1))) + torch.randn(2)
 
 
-def test_the_trial_leaves_modes_buffers_gradients_and_random_state_as_they_were():
+def test_the_shape_check_does_not_change_modes_buffers_gradients_or_random_state():
     model = Noisy()
     before, state = (
         torch.random.get_rng_state(),
@@ -432,24 +443,22 @@ def test_the_trial_leaves_modes_buffers_gradients_and_random_state_as_they_were(
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_batch_that_a_norm_does_not_take_is_refused_and_leaves_no_mark():
+def test_a_batch_that_batch_norm_cannot_process_is_refused_and_changes_nothing():
     model = Noisy()
     state = {key: value.clone() for key, value in model.state_dict().items()}
     shape_check.check_training(model, (1, 2, 2), 2, "noisy")
-    with pytest.raises(
-        PruningError, match=r"noisy cannot be trained on a batch of 1 image \(Expected more than 1"
-    ):
+    with pytest.raises(PruningError, match=r"noisy.* 1 image \(Expected more than 1"):
         shape_check.check_training(model, (1, 2, 2), 1, "noisy")
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert (model.training, model.norm.training) == (True, False)
 
 
-def test_the_trial_names_a_network_by_its_class_when_it_has_no_other_name():
-    with pytest.raises(PruningError, match="Noisy returns 2x2 values for 2 images of 3 classes, not 2x3"):
+def test_a_network_without_a_name_is_called_by_its_class_in_errors():
+    with pytest.raises(PruningError, match=r"Noisy .* 2x2 .* 3 classes, not 2x3"):
         shape_check.check(Noisy(), (1, 2, 2), 3)
 
 
-# --- the user's own ---
+# --- custom networks ---
 
 NET = """
 from torch import nn
@@ -507,84 +516,84 @@ def net(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("factory", ["small", "other_words", "fixed", "keywords", "Net", "lazy"])
-def test_a_factory_in_a_file_is_given_what_its_signature_names(net, factory):
+def test_a_factory_is_called_with_the_arguments_of_its_signature(net, factory):
     model = models.build(f"{net}:{factory}", classes=10, shape=COLOUR)
     assert model(torch.randn(2, *COLOUR)).shape == (2, 10)
 
 
-def test_a_factory_follows_the_data(net):
+def test_a_factory_is_called_with_the_classes_and_channels_of_the_data(net):
     model = models.build(f"{net}:other_words", classes=7, shape=(1, 32, 32))
     assert model(torch.randn(2, 1, 32, 32)).shape == (2, 7)
 
 
-def test_a_factory_of_an_importable_module(net, monkeypatch):
+def test_a_factory_of_an_importable_module_is_called(net, monkeypatch):
     (net.parent / "nets_of_mine").mkdir()
     (net.parent / "nets_of_mine" / "__init__.py").touch()
     net.rename(net.parent / "nets_of_mine" / "one.py")
     monkeypatch.syspath_prepend(net.parent)
     assert count(models.build("nets_of_mine.one:small", classes=10, shape=COLOUR)) == 30_730
     assert "small" in refused("nets_of_mine.one:smal")
-    assert "no module nets_of_mine.two" in refused("nets_of_mine.two:small")
+    assert "nets_of_mine.two" in refused("nets_of_mine.two:small")
 
 
-def test_a_file_may_import_its_neighbours_and_the_path_is_left_as_it_was(net):
-    (net.parent / "beside.py").write_text("from net import small\ndef made(): return small(10)\n")
+def test_a_file_can_import_files_in_its_folder_and_sys_path_is_restored(net):
+    (net.parent / "sibling.py").write_text("from net import small\ndef made(): return small(10)\n")
     before = list(sys.path)
-    assert count(models.build(f"{net.parent / 'beside.py'}:made", classes=10, shape=COLOUR)) == 30_730
+    assert count(models.build(f"{net.parent / 'sibling.py'}:made", classes=10, shape=COLOUR)) == 30_730
     assert sys.path == before
 
 
-def test_a_changed_file_is_read_anew(net):
+def test_a_changed_file_is_loaded_again(net):
     models.build(f"{net}:fixed", classes=10, shape=COLOUR)
     net.write_text(NET.replace("return small(10)", "return small(10).append(nn.ReLU())", 1))
     assert len(models.build(f"{net}:fixed", classes=10, shape=COLOUR)) == 3
 
 
 @pytest.mark.parametrize(
-    ("factory", "sentence"),
+    ("factory", "pattern"),
     [
-        ("smal", "Unknown function of .*net.py 'smal'. Did you mean small"),
-        ("LIMIT", "is of type int, not a function"),
-        ("instance", "is of type Sequential, not a function"),
-        ("number", "returned int, not a torch.nn.Module"),
-        ("fails", r"failed: ValueError: no luck today \(line 36\)"),
-        ("leaves", "failed: SystemExit: 3"),
-        ("needs_depth", "missing 1 required positional argument: 'depth'"),
-        ("thousand", "returns 2x1000 values for 2 images of 10 classes, not 2x10"),
-        ("pair", "returns a tuple, not one tensor with 10 logits"),
-        ("", "does not say which function makes the network"),
+        ("smal", "net.py 'smal'.* small"),
+        ("LIMIT", "LIMIT .*int"),
+        ("instance", "instance .*Sequential"),
+        ("number", "number .*int"),
+        ("fails", r"ValueError: no luck today \(line 36\)"),
+        ("leaves", "SystemExit: 3"),
+        ("needs_depth", "'depth'"),
+        ("thousand", "2x1000 .*not 2x10"),
+        ("pair", "tuple.* 10 logits"),
+        ("", "net.py: "),
     ],
 )
-def test_what_is_wrong_with_a_factory_is_one_sentence(net, factory, sentence):
-    assert re.search(sentence, refused(f"{net}:{factory}"))
+def test_an_unusable_factory_is_refused_in_one_line(net, factory, pattern):
+    assert re.search(pattern, refused(f"{net}:{factory}"))
 
 
 @pytest.mark.parametrize(
-    ("source", "sentence"),
+    ("source", "text"),
     [
-        (b"def net(:\n", "syntax error in line 1 of broken.py"),
+        (b"def net(:\n", "line 1 of broken.py"),
         (b"\nimport no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library' (line 2)"),
         (b"raise SystemExit\n", "SystemExit"),
-        (b"\x00\x80\xff", "cannot be loaded"),
+        (b"\x00\x80\xff", "broken.py"),
         (b"", "Known: none"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path, source, sentence):
+def test_an_unusable_file_is_refused_in_one_line(tmp_path, source, text):
     path = tmp_path / "broken.py"
     path.write_bytes(source)
-    assert sentence in refused(f"{path}:net")
+    assert text in refused(f"{path}:net")
 
 
 @pytest.mark.parametrize(
-    ("arch", "sentence"),
+    ("arch", "pattern"),
     [
-        ("nowhere/net.py:small", "There is no file nowhere/net.py"),
-        ("nowhere/net.py", "does not say which function"),
-        (":small", "does not say which function"),
+        ("nowhere/net.py:small", "file nowhere/net.py"),
+        ("nowhere/net.py", "nowhere/net.py .*function"),
+        (":small", ":small .*function"),
         ("no_such_package.net:small", "no_such_package"),
-        ("../net:small", "cannot be imported"),
+        ("../net:small", "../net "),
     ],
 )
-def test_a_path_to_nothing_is_refused_at_once(arch, sentence):
-    with pytest.raises(PruningError, match=sentence):
-        models.known(arch)
+def test_a_path_without_file_or_factory_is_refused_before_loading(arch, pattern):
+    with pytest.raises(PruningError, match=pattern):
+        models.check_known(arch)
