@@ -49,7 +49,7 @@ def check_structure(name: str) -> None:
 
 
 DatasetName = Annotated[str, Choice(DATASETS.entry)]
-ArchName = Annotated[str, Choice(models.known)]
+ArchName = Annotated[str, Choice(models.check_known)]
 MethodName = Annotated[str, Choice(methods.split)]
 ScheduleName = Annotated[str, Choice(SCHEDULES.entry, SCHEDULES.names)]
 StructureName = Annotated[str, Choice(check_structure, structure_names)]
