@@ -360,7 +360,7 @@ def report(
     from pruning import report as reports
 
     console = Console()
-    written = reports.write(folders, out)
+    written = reports.write_report(folders, out)
     for warning in written.warnings:
         console.warning(warning)
     runs, points = pluralize(written.runs, "run"), pluralize(written.points, "point")
@@ -379,11 +379,11 @@ def compare(
     from pruning import report as reports
 
     console = Console()
-    comparison = reports.compare(reports.select(a, runs_dir), reports.select(b, runs_dir))
+    comparison = reports.compare(reports.select_runs(a, runs_dir), reports.select_runs(b, runs_dir))
     console.table(*reports.comparison_table(comparison))
     for warning in comparison.warnings:
         console.warning(warning)
-    for note in reports.notes(comparison):
+    for note in reports.comparison_notes(comparison):
         console.note(note)
 
 

@@ -1,7 +1,8 @@
-"""Is A better than B, and by more than the noise between seeds? Paired by seed, everything else equal.
+"""Compare two sets of runs, A and B: is one better by more than the noise between seeds?
 
-Two runs of one seed share their dense network, data split and order of batches, so that the spread of their difference
-is smaller than that of either. The interval for the mean difference is Student's t over the pairs.
+Runs are paired by seed, with all other options equal. Two runs of one seed share their dense network, data split and
+order of batches, so their difference varies less than either accuracy. The interval of the mean difference is
+Student's t over the pairs.
 """
 
 from __future__ import annotations
@@ -16,41 +17,49 @@ from pruning.axes import methods
 from pruning.errors import PruningError
 from pruning.registry import unknown
 from pruning.report.runs import (
-    Run,
+    CompletedRun,
     Target,
     canonical_method,
-    describe,
-    differing,
-    environment_warning,
-    key,
-    listing,
-    read,
-    without_repeats,
+    differing_fields,
+    drop_repeats,
+    environment_warnings,
+    format_fields,
+    format_settings,
+    json_key,
+    read_runs,
+    unify_method_names,
 )
 from pruning.utils.seed_statistics import Interval, Summary, confidence_interval, summarise
+from pruning.utils.text import pluralize
 
 CONFIDENCE = 0.95
+# Runs that differ in one of these are never compared.
 DATA_AND_NETWORK = ("dataset", "data", "arch")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """One side of a comparison: what the user called it, and its runs."""
+    """One side of a comparison: its name as the user wrote it, and its runs."""
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[CompletedRun, ...]
     is_method: bool = False
 
 
 @dataclass(frozen=True)
-class Row:
-    """A against B at one target. `difference` is top-1 of A - top-1 of B in percentage points, over the pairs.
+class ComparisonRow:
+    """A against B at one target.
 
-    It is None without a pair; `interval` (95 %) is None for fewer than two. `where` tells rows of one target apart.
+    Attributes:
+        target: the pruning target.
+        label: the settings that distinguish rows of the same target; empty if there are none.
+        a, b: top-1 of each side, in percent.
+        difference: top-1 of A - top-1 of B over the pairs, in percentage points; None without a pair.
+        interval: 95 % confidence interval of the mean difference; None for fewer than two pairs.
     """
 
     target: Target
-    where: str
+    label: str
     a: Summary
     b: Summary
     difference: Summary | None
@@ -71,148 +80,154 @@ class Comparison:
 
     a: str
     b: str
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     differences: dict[str, list[Any]]
     warnings: list[str]
 
-    def winner(self, row: Row) -> str | None:
-        """The better side's name where the difference exceeds the noise; else None."""
+    def winner(self, row: ComparisonRow) -> str | None:
+        """Return the name of the better side if the difference exceeds the noise; otherwise None."""
         if not row.exceeds_noise or row.difference is None:
             return None
         return self.a if row.difference.mean > 0 else self.b
 
 
-def select(text: str, runs_dir: Path) -> Selection:
-    """The runs that `text` means: a method, a folder (in `runs_dir`, or as it stands), or a pattern (`*` and `?`).
+def select_runs(text: str, runs_dir: Path) -> Selection:
+    """Select the runs of a method, of a folder, or whose method or name matches a pattern with `*` and `?`.
 
-    A method's name means the method, even where a folder has the same name (`./random` is the folder). A pattern is
-    matched with the methods and the names of the runs in `runs_dir`. Raises PruningError if nothing is meant.
+    Args:
+        text: the name or pattern. A name of both a method and a folder means the method; `./random` is the folder.
+        runs_dir: the folder of records to search, also for the folder `text`.
+
+    Raises:
+        PruningError: nothing matches.
     """
-    folder = next((place for place in (runs_dir / text, Path(text)) if place.is_dir()), None)
+    folder = next((path for path in (runs_dir / text, Path(text)) if path.is_dir()), None)
     if folder is not None and text not in methods.composed():
-        return Selection(text, tuple(read([folder])))
-    runs = read([runs_dir])
-    of_method = tuple(run for run in runs if run.method == canonical_method(text))
+        return Selection(text, tuple(read_runs([folder])))
+    runs = read_runs([runs_dir])
+    of_method = tuple(run for run in runs if canonical_method(run.method) == canonical_method(text))
     if of_method:
         return Selection(text, of_method, is_method=True)
     matching = tuple(run for run in runs if fnmatchcase(run.method, text) or fnmatchcase(run.name, text))
     if not matching:
         known = unknown("method", text, sorted({run.method for run in runs}))
         raise PruningError(
-            f"In {runs_dir}: {known} A folder of runs, or a pattern of names ('*lr0.1*'), would do too."
+            f"In {runs_dir}: {known} A folder of runs or a pattern of names ('*lr0.1*') is also possible."
         )
     return Selection(text, matching)
 
 
 def compare(a: Selection, b: Selection) -> Comparison:
-    """A against B at every target that both have.
+    """Compare A with B at every target that both have.
 
-    Between two methods, all other options must agree. Between folders or patterns, options in which all of A differ
-    from all of B are what is compared. Raises PruningError if a run is on both sides, or there is nothing to compare.
+    Between two methods, all other options must agree. Between folders or patterns, the options in which all of A
+    differ from all of B are compared.
+
+    Raises:
+        PruningError: a run is on both sides, or no two runs are comparable.
     """
-    both = {run.path.resolve() for run in a.runs} & {run.path.resolve() for run in b.runs}
-    if both:
-        what = "1 run belongs" if len(both) == 1 else f"{len(both)} runs belong"
-        raise PruningError(f"{what} to both {a.name} and {b.name}; a run is not compared with itself.")
-    (runs_a, repeats_a), (runs_b, repeats_b) = without_repeats(a.runs), without_repeats(b.runs)
-    separating = [name for name in _separating(runs_a, runs_b) if name not in DATA_AND_NETWORK]
+    common_runs = {run.path.resolve() for run in a.runs} & {run.path.resolve() for run in b.runs}
+    if common_runs:
+        raise PruningError(
+            f"{pluralize(len(common_runs), 'run')} in both {a.name} and {b.name}. Choose two sets without common runs."
+        )
+    runs = unify_method_names([*a.runs, *b.runs])
+    runs_a, repeats_a = drop_repeats(runs[: len(a.runs)])
+    runs_b, repeats_b = drop_repeats(runs[len(a.runs) :])
+    separating = [name for name in _separating_options(runs_a, runs_b) if name not in DATA_AND_NETWORK]
     options = ["method"] if a.is_method and b.is_method else separating
-    groups_a, groups_b = _groups(runs_a, options), _groups(runs_b, options)
-    common = [name for name in groups_a if name in groups_b]
+    groups_a, groups_b = _group_comparable(runs_a, options), _group_comparable(runs_b, options)
+    common = [key for key in groups_a if key in groups_b]
     if not common:
-        raise PruningError(_nothing_common(a, b, runs_a, runs_b, options))
-    varying = _telling([groups_a[name][0] for name in common], options)
-    rows = [_row(groups_a[name], groups_b[name], varying) for name in common]
+        raise PruningError(_nothing_to_compare(a, b, runs_a, runs_b, options))
+    label_options = _label_options([groups_a[key][0] for key in common], options)
+    rows = [_compare_groups(groups_a[key], groups_b[key], label_options) for key in common]
     differences = {name: _values(runs_a, name) + _values(runs_b, name) for name in options}
-    used = [run for name in common for run in (*groups_a[name], *groups_b[name])]
+    used = [run for key in common for run in (*groups_a[key], *groups_b[key])]
     return Comparison(
         a.name,
         b.name,
-        tuple(sorted(rows, key=lambda row: (row.where, row.target))),
-        {name: values for name, values in differences.items() if len(set(map(key, values))) > 1},
-        [*repeats_a, *repeats_b, *environment_warning(used, f"{a.name} and {b.name}")],
+        tuple(sorted(rows, key=lambda row: (row.label, row.target))),
+        {name: values for name, values in differences.items() if len(set(map(json_key, values))) > 1},
+        [*repeats_a, *repeats_b, *environment_warnings(used, f"{a.name} and {b.name}")],
     )
 
 
 def comparison_table(comparison: Comparison) -> tuple[str, list[str], list[list[str]]]:
-    """Title, columns and rows, ready to be shown."""
+    """Return the title, columns and rows of the comparison as text."""
     a, b = comparison.a, comparison.b
     columns = ["target", f"top-1 {a}", f"top-1 {b}", "difference", "95 % interval", "pairs", "verdict"]
     rows = []
     for row in comparison.rows:
-        target = f"{row.target.kind} {row.target}" + (f" ({row.where})" if row.where else "")
+        target = f"{row.target.kind} {row.target}" + (f" ({row.label})" if row.label else "")
         difference = "-" if row.difference is None else f"{row.difference.mean:+.2f}"
         interval = "-" if row.interval is None else f"{row.interval.low:+.2f} to {row.interval.high:+.2f}"
-        rows.append(
-            [
-                target,
-                _accuracy(row.a),
-                _accuracy(row.b),
-                difference,
-                interval,
-                str(row.pairs),
-                verdict(comparison, row),
-            ]
-        )
+        accuracies = [f"{side.format()} (n {side.n})" for side in (row.a, row.b)]
+        rows.append([target, *accuracies, difference, interval, str(row.pairs), verdict(comparison, row)])
     return f"{a} against {b}: top-1 on the test set, in percentage points, paired by seed", columns, rows
 
 
-def verdict(comparison: Comparison, row: Row) -> str:
-    """What the row says, in a few words; a winner is named only where the interval excludes zero."""
+def verdict(comparison: Comparison, row: ComparisonRow) -> str:
+    """Return the conclusion of a row; it names a winner only if the interval excludes zero."""
     if row.pairs == 0:
-        return "no winner: no seed in common"
+        return "no winner: no common seed"
     if row.pairs == 1:
-        return "no winner: one seed says nothing about noise"
+        return "no winner: noise unknown with one seed"
     winner = comparison.winner(row)
     return "within the noise" if winner is None else f"{winner} is better"
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """What to know beside the table."""
-    found = []
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """Return what a reader must know to read the table."""
+    notes = []
     if len(comparison.differences) > 1 or (comparison.differences and "method" not in comparison.differences):
-        found.append(f"What differs: {listing(comparison.differences)}.")
+        notes.append(f"A and B differ in: {format_fields(comparison.differences)}.")
     if sum(row.pairs > 1 for row in comparison.rows) > 1:
-        found.append(
-            "Each interval stands alone: of twenty such differences, one exceeds the noise by chance."
+        notes.append(
+            "The intervals are not corrected for multiple comparisons: about one in twenty such differences "
+            "exceeds the noise by chance."
         )
-    return found
+    return notes
 
 
-def _separating(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> list[str]:
-    """The options whose values on one side never occur on the other."""
+def _separating_options(runs_a: Sequence[CompletedRun], runs_b: Sequence[CompletedRun]) -> list[str]:
+    """Return the options that have no value in common between the two sides."""
     names = dict.fromkeys(name for run in (*runs_a, *runs_b) for name in run.settings)
-    values = {name: [set(map(key, _values(runs, name))) for runs in (runs_a, runs_b)] for name in names}
-    return [name for name, (here, there) in values.items() if not here & there]
+    values = {name: [set(map(json_key, _values(runs, name))) for runs in (runs_a, runs_b)] for name in names}
+    return [name for name, (values_a, values_b) in values.items() if not values_a & values_b]
 
 
-def _values(runs: Sequence[Run], name: str) -> list[Any]:
-    return list({key(run.settings.get(name)): run.settings.get(name) for run in runs}.values())
+def _values(runs: Sequence[CompletedRun], name: str) -> list[Any]:
+    return list({json_key(run.settings.get(name)): run.settings.get(name) for run in runs}.values())
 
 
-def _groups(runs: Sequence[Run], options: Sequence[str]) -> dict[str, list[Run]]:
-    """Runs by everything that must be equal but the seed."""
-    groups: dict[str, list[Run]] = {}
+def _group_comparable(
+    runs: Sequence[CompletedRun], compared_options: Sequence[str]
+) -> dict[str, list[CompletedRun]]:
+    """Group runs by target and by every option except the seed and the compared options."""
+    groups: dict[str, list[CompletedRun]] = {}
     for run in runs:
-        same = {name: value for name, value in run.settings.items() if name not in options}
-        groups.setdefault(key([same, run.target.kind, run.target.value]), []).append(run)
+        equal = {name: value for name, value in run.settings.items() if name not in compared_options}
+        groups.setdefault(json_key([equal, run.target.kind, run.target.value]), []).append(run)
     return groups
 
 
-def _telling(firsts: Sequence[Run], options: Sequence[str]) -> set[str]:
-    """The settings, besides `options`, in which rows of the same target differ; by the first run of each row."""
-    at: dict[Target, list[dict[str, Any]]] = {}
-    for run in firsts:
-        at.setdefault(run.target, []).append({**run.settings, **dict.fromkeys(options)})
-    return {name for settings in at.values() for name in differing(settings)}
+def _label_options(first_runs: Sequence[CompletedRun], compared_options: Sequence[str]) -> set[str]:
+    """Return the options that distinguish rows of the same target, given the first run of each row."""
+    by_target: dict[Target, list[dict[str, Any]]] = {}
+    for run in first_runs:
+        by_target.setdefault(run.target, []).append({**run.settings, **dict.fromkeys(compared_options)})
+    return {name for settings in by_target.values() for name in differing_fields(settings)}
 
 
-def _row(runs_a: Sequence[Run], runs_b: Sequence[Run], varying: set[str]) -> Row:
+def _compare_groups(
+    runs_a: Sequence[CompletedRun], runs_b: Sequence[CompletedRun], label_options: set[str]
+) -> ComparisonRow:
     by_seed = {run.seed: run.final.top1 for run in runs_b}
     differences = [run.final.top1 - by_seed[run.seed] for run in runs_a if run.seed in by_seed]
-    return Row(
+    return ComparisonRow(
         target=runs_a[0].target,
-        where=describe(runs_a[0].settings, varying),
+        label=format_settings(runs_a[0].settings, label_options),
         a=summarise([run.final.top1 for run in runs_a]),
         b=summarise([run.final.top1 for run in runs_b]),
         difference=summarise(differences) if differences else None,
@@ -220,21 +235,21 @@ def _row(runs_a: Sequence[Run], runs_b: Sequence[Run], varying: set[str]) -> Row
     )
 
 
-def _nothing_common(
-    a: Selection, b: Selection, runs_a: Sequence[Run], runs_b: Sequence[Run], options: list[str]
+def _nothing_to_compare(
+    a: Selection,
+    b: Selection,
+    runs_a: Sequence[CompletedRun],
+    runs_b: Sequence[CompletedRun],
+    compared_options: list[str],
 ) -> str:
+    """Return the error message for two sides without comparable runs."""
     targets_a, targets_b = ({run.target for run in runs} for runs in (runs_a, runs_b))
-    message = f"{a.name} and {b.name} have nothing to compare: "
+    message = f"{a.name} and {b.name} have no comparable runs: "
     if not targets_a & targets_b:
-        shown = [", ".join(map(str, sorted(targets))) for targets in (targets_a, targets_b)]
-        return message + f"{a.name} was pruned by {shown[0]}, {b.name} by {shown[1]}."
-    different = [name for name in _separating(runs_a, runs_b) if name not in options]
+        texts = [", ".join(map(str, sorted(targets))) for targets in (targets_a, targets_b)]
+        return message + f"the targets of {a.name} are {texts[0]}, those of {b.name} {texts[1]}."
+    different = [name for name in _separating_options(runs_a, runs_b) if name not in compared_options]
     values = {name: _values(runs_a, name) + _values(runs_b, name) for name in different}
     return message + (
-        f"they differ in {listing(values)}." if values else "no two of their runs agree in all else."
+        f"they differ in {format_fields(values)}." if values else "no two of them agree in all other options."
     )
-
-
-def _accuracy(summary: Summary) -> str:
-    std = "" if summary.std is None else f" ± {summary.std:.2f}"
-    return f"{summary.mean:.2f}{std} (n {summary.n})"

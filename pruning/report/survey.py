@@ -1,4 +1,4 @@
-"""What 31 papers published for the same data set and network: the survey of Blalock et al. 2020 (arXiv 2003.03033)."""
+"""Published results for the same data set and network: 31 papers, from the survey of Blalock et al. 2020."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-SOURCE = (
+CITATION = (
     "Blalock, Gonzalez Ortiz, Frankle and Guttag 2020, What is the state of neural network pruning? "
     "(arXiv 2003.03033); data from ShrinkBench's public analysis, MIT licence"
 )
+# Names of the survey by our names.
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
-# The survey's name of a network that is exactly one of ours. VGG-16 with batch norm is not its VGG-16, say.
+# Only networks that are exactly the same. For example, our VGG-16 with batch norm is not the survey's VGG-16.
 NETWORKS = {
     ("cifar10", "resnet20"): "ResNet-20",
     ("cifar10", "resnet32"): "ResNet-32",
@@ -28,8 +29,8 @@ NETWORKS = {
 
 
 @dataclass(frozen=True)
-class Published:
-    """One operating point as published; None where the paper does not say. Accuracies in percent."""
+class PublishedResult:
+    """One published operating point; None where the paper has no value. Accuracies in percent."""
 
     paper: str
     method: str
@@ -39,25 +40,25 @@ class Published:
     top5: float | None
 
 
-def published(dataset: str, arch: str) -> list[Published]:
-    """The survey's results for this data set and architecture (our names), in the survey's order; often none."""
+def published_results(dataset: str, arch: str) -> list[PublishedResult]:
+    """Return the survey's results for a data set and an architecture (our names), in the survey's order."""
     if (dataset, arch) not in NETWORKS:
         return []
     wanted = DATASETS[dataset], NETWORKS[dataset, arch]
-    return [_published(row) for row in _rows() if (row["dataset"], row["model"]) == wanted]
+    return [_parse_row(row) for row in _read_rows() if (row["dataset"], row["model"]) == wanted]
 
 
 @cache
-def _rows() -> list[dict[str, str]]:
+def _read_rows() -> list[dict[str, str]]:
     text = files("pruning.report").joinpath("survey_results.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 
-def _published(row: dict[str, str]) -> Published:
+def _parse_row(row: dict[str, str]) -> PublishedResult:
     def number(name: str) -> float | None:
         return float(row[name]) if row[name] else None
 
-    return Published(
+    return PublishedResult(
         row["paper"],
         row["method"],
         number("compression_ratio"),

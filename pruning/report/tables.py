@@ -1,4 +1,4 @@
-"""The numbers of a report as rows, CSV, JSON, Markdown and LaTeX. What was not measured is absent, never NaN."""
+"""Write the numbers of a report as CSV, JSON, Markdown and LaTeX. A number that was not measured is absent, not NaN."""
 
 from __future__ import annotations
 
@@ -9,105 +9,70 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.report.points import COMPARED, METRICS, Dense, Point, Task
-from pruning.report.runs import Target, differing, plain
+from pruning.report.runs import Target, differing_fields, format_value
+from pruning.report.tasks import COMPARED, METRICS, DenseControl, Point, Task
 from pruning.utils.seed_statistics import Summary
+from pruning.utils.text import format_range
 
-SHOWN = {
+# Metrics that have a table for papers, with their names there.
+PAPER_METRICS = {
     "top1": "top-1 accuracy (%)",
     "top5": "top-5 accuracy (%)",
     "compression_ratio": "compression ratio",
     "theoretical_speedup": "theoretical speedup",
 }
-LATEX_SPECIAL = {
+LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
 }
 
+Cell = str | Summary
+
 
 @dataclass(frozen=True)
-class Table:
-    """A table ready to be written in any format: cells are text or, with a spread, (mean, deviation)."""
+class OverviewTable:
+    """One metric of a task: a row per series or dense network, a column per target."""
 
     title: str
     columns: list[str]
-    rows: list[list[str | Spread]]
+    rows: list[list[Cell]]
+
+    def as_text(self) -> list[list[str]]:
+        """Return the rows with summaries as `mean ± std`."""
+        return [[cell if isinstance(cell, str) else cell.format() for cell in row] for row in self.rows]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean and its sample standard deviation as text with the same digits; None where there is none."""
-
-    mean: str
-    std: str | None
-
-    def text(self) -> str:
-        return self.mean if self.std is None else f"{self.mean} ± {self.std}"
-
-
-def spread(summary: Summary | None) -> str | Spread:
-    """Two decimals; `-` for what is absent."""
-    if summary is None:
-        return "-"
-    return Spread(f"{summary.mean:.2f}", None if summary.std is None else f"{summary.std:.2f}")
-
-
-def overview(task: Task, metric: str) -> Table:
-    """Series against targets, for one metric; below them, in a column of their own, dense networks that have it."""
-    controls = [dense for dense in task.dense if metric in dense.summaries]
-    beside = ["dense"] if controls else []
-    rows: list[list[str | Spread]] = []
+def overview_table(task: Task, metric: str) -> OverviewTable:
+    """Return the table of one metric; dense networks that have the metric are in a column of their own."""
+    controls = [control for control in task.dense if metric in control.summaries]
+    dense_column = ["dense"] if controls else []
+    rows: list[list[Cell]] = []
     for series in task.series:
         by_target = {point.target: point for point in series.points}
         cells = [
-            spread(by_target[target].summaries.get(metric)) if target in by_target else "-"
+            by_target[target].summaries.get(metric, "-") if target in by_target else "-"
             for target in task.targets
         ]
-        seeds = _seeds([len(point.runs) for point in series.points])
-        rows.append([series.label, seeds, *([""] * len(beside)), *cells])
-    for dense in controls:
-        cell = spread(dense.summaries[metric])
-        rows.append([dense.label, str(len(dense.by_seed)), cell, *([""] * len(task.targets))])
-    return Table(f"{task.title}: {SHOWN[metric]}", ["", "seeds", *beside, *map(_heading, task.targets)], rows)
+        seeds = format_range(len(point.runs) for point in series.points)
+        rows.append([series.label, seeds, *([""] * len(dense_column)), *cells])
+    for control in controls:
+        seeds, empty = str(len(control.by_seed)), [""] * len(task.targets)
+        rows.append([control.label, seeds, control.summaries[metric], *empty])
+    columns = ["", "seeds", *dense_column, *map(_heading, task.targets)]
+    return OverviewTable(f"{task.title}: {PAPER_METRICS[metric]}", columns, rows)
 
 
 def _heading(target: Target) -> str:
     return f"{target.kind} {target}" if target.kind != "count" else f"{target} removed"
 
 
-def _seeds(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low}-{high}"
-
-
-# --- every point ------------------------------------------------------------------------------------------------------
-
-
-def point_rows(tasks: Sequence[Task]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Names of columns, and one row a point: what it is, its seeds, and mean and deviation of every metric."""
-    every = [(task, series, point) for task in tasks for series in task.series for point in series.points]
-    options = list(dict.fromkeys([*COMPARED, *differing(series.settings for _, series, _ in every)]))
-    options = [name for name in options if name not in ("dataset", "arch")]
-    rows = [_row(task, point, options) for task, _, point in every]
-    return list(dict.fromkeys(name for row in rows for name in row)), rows
-
-
-def _row(task: Task, point: Point, options: Sequence[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {"dataset": task.dataset, "arch": task.arch}
-    row |= {name: point.settings.get(name) for name in options}
-    row |= {"target_kind": point.target.kind, "target": point.target.value, "seeds": len(point.runs)}
-    every = {name: point.summaries.get(name) for name in METRICS}
-    every |= {f"measured_speedup ({name})": summary for name, summary in point.measured.items()}
-    for name, summary in every.items():
-        row[f"{name}_mean"] = summary.mean if summary else None
-        row[f"{name}_std"] = summary.std if summary else None
-    return row
+# --- CSV and JSON: every point ----------------------------------------------------------------------------------------
 
 
 def as_csv(tasks: Sequence[Task]) -> str:
-    """One line a point; an empty cell is something absent."""
+    """Return one line per point; an empty cell is an absent value."""
     columns, rows = point_rows(tasks)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -119,107 +84,127 @@ def as_csv(tasks: Sequence[Task]) -> str:
     return text.getvalue()
 
 
+def point_rows(tasks: Sequence[Task]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the names of the columns and a row per point: its settings, seeds, and mean and deviation per metric."""
+    settings = [series.settings for task in tasks for series in task.series]
+    options = list(dict.fromkeys([*COMPARED, *differing_fields(settings)]))
+    options = [name for name in options if name not in ("dataset", "arch")]
+    rows = [_point_row(task, point, options) for task in tasks for point in task.points]
+    return list(dict.fromkeys(name for row in rows for name in row)), rows
+
+
+def _point_row(task: Task, point: Point, options: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"dataset": task.dataset, "arch": task.arch}
+    row |= {name: point.settings.get(name) for name in options}
+    row |= {"target_kind": point.target.kind, "target": point.target.value, "seeds": len(point.runs)}
+    summaries = {name: point.summaries.get(name) for name in METRICS}
+    summaries |= {f"measured_speedup ({name})": found for name, found in point.measured_speedups.items()}
+    for name, summary in summaries.items():
+        row[f"{name}_mean"] = summary.mean if summary else None
+        row[f"{name}_std"] = summary.std if summary else None
+    return row
+
+
 def as_json(tasks: Sequence[Task], warnings: Sequence[str]) -> str:
-    """Everything: tasks with dense controls and points, seed by seed. Absent keys are absent numbers."""
-    content = {"warnings": list(warnings), "tasks": [_task(task) for task in tasks]}
+    """Return the tasks with dense controls, series, points and single runs. Absent keys are absent numbers."""
+    content = {"warnings": list(warnings), "tasks": [_task_json(task) for task in tasks]}
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _task(task: Task) -> dict[str, Any]:
+def _task_json(task: Task) -> dict[str, Any]:
     return {
         "dataset": task.dataset,
         "arch": task.arch,
-        "dense": [_dense(dense) for dense in task.dense],
+        "dense": [_dense_json(control) for control in task.dense],
         "series": [
             {
                 "label": series.label,
                 "settings": series.settings,
-                "points": [_point(point) for point in series.points],
+                "points": [_point_json(point) for point in series.points],
             }
             for series in task.series
         ],
     }
 
 
-def _dense(dense: Dense) -> dict[str, Any]:
-    metrics = {name: _summary(summary) for name, summary in dense.summaries.items()}
+def _dense_json(control: DenseControl) -> dict[str, Any]:
+    metrics = {name: _summary_json(summary) for name, summary in control.summaries.items()}
     by_seed = [
-        {"seed": seed, **{name: getattr(run.dense, name) for name in dense.summaries}}
-        for seed, run in dense.by_seed.items()
+        {"seed": seed, **{name: getattr(run.dense, name) for name in control.summaries}}
+        for seed, run in control.by_seed.items()
     ]
-    return {"label": dense.label, **metrics, "by_seed": by_seed}
+    return {"label": control.label, **metrics, "by_seed": by_seed}
 
 
-def _point(point: Point) -> dict[str, Any]:
-    metrics = {name: _summary(summary) for name, summary in point.summaries.items()}
-    measured = {name: _summary(summary) for name, summary in point.measured.items()}
+def _point_json(point: Point) -> dict[str, Any]:
+    metrics = {name: _summary_json(summary) for name, summary in point.summaries.items()}
+    measured = {name: _summary_json(summary) for name, summary in point.measured_speedups.items()}
     return {
         "target": {point.target.kind: point.target.value},
         "seeds": point.seeds,
         **metrics,
         **({"measured_speedup": measured} if measured else {}),
-        "layer_sparsity": point.layers,
+        "layer_sparsity": point.layer_sparsities,
         "runs": [
             {
                 "name": run.name,
                 "seed": run.seed,
-                **_present({name: metric(run) for name, metric in METRICS.items()}),
+                **_without_none({name: metric(run) for name, metric in METRICS.items()}),
             }
             for run in sorted(point.runs, key=lambda run: run.seed)
         ],
     }
 
 
-def _summary(summary: Summary) -> dict[str, Any]:
-    return _present({"mean": summary.mean, "std": summary.std, "n": summary.n})
+def _summary_json(summary: Summary) -> dict[str, Any]:
+    return _without_none({"mean": summary.mean, "std": summary.std, "n": summary.n})
 
 
-def _present(values: dict[str, Any]) -> dict[str, Any]:
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-# --- for papers -------------------------------------------------------------------------------------------------------
+# --- Markdown and LaTeX: tables for papers ----------------------------------------------------------------------------
 
 
 def as_markdown(tasks: Sequence[Task]) -> str:
-    """The overviews of every task as Markdown tables: mean ± sample standard deviation."""
-    return _document(tasks, _markdown)
+    """Return the overview tables of every task in Markdown: mean ± sample standard deviation."""
+    return _all_overviews(tasks, _markdown)
 
 
 def as_latex(tasks: Sequence[Task]) -> str:
-    """The same as LaTeX tables."""
+    """Return the overview tables of every task in LaTeX (booktabs)."""
     header = "% Needs \\usepackage{booktabs}. Mean and sample standard deviation over seeds.\n"
-    return header + _document(tasks, _latex)
+    return header + _all_overviews(tasks, _latex)
 
 
-def _document(tasks: Sequence[Task], write: Callable[[Table], str]) -> str:
-    return "\n".join(write(overview(task, metric)) for task in tasks for metric in SHOWN)
+def _all_overviews(tasks: Sequence[Task], write: Callable[[OverviewTable], str]) -> str:
+    return "\n".join(write(overview_table(task, metric)) for task in tasks for metric in PAPER_METRICS)
 
 
-def _markdown(table: Table) -> str:
+def _markdown(table: OverviewTable) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    rule = ["---", *["---:"] * (len(table.columns) - 1)]
-    rows = [[cell if isinstance(cell, str) else cell.text() for cell in row] for row in table.rows]
-    return "\n".join([f"### {table.title}", "", *map(line, [table.columns, rule, *rows]), ""])
+    alignment = ["---", *["---:"] * (len(table.columns) - 1)]
+    return "\n".join([f"### {table.title}", "", *map(line, [table.columns, alignment, *table.as_text()]), ""])
 
 
-def _latex(table: Table) -> str:
-    def cell(value: str | Spread) -> str:
+def _latex(table: OverviewTable) -> str:
+    def cell(value: Cell) -> str:
         if isinstance(value, str):
-            return _escape(value)
-        return f"${value.mean}$" if value.std is None else f"${value.mean} \\pm {value.std}$"
+            return _escape_latex(value)
+        return f"${value.format()}$".replace("±", r"\pm")
 
     lines = [" & ".join(map(cell, row)) + r" \\" for row in table.rows]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escape(table.title)}}}",
+            rf"\caption{{{_escape_latex(table.title)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
             r"\toprule",
-            " & ".join(map(_escape, table.columns)) + r" \\",
+            " & ".join(map(_escape_latex, table.columns)) + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",
@@ -230,18 +215,18 @@ def _latex(table: Table) -> str:
     )
 
 
-def _escape(text: str) -> str:
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+def _escape_latex(text: str) -> str:
+    return "".join(LATEX_ESCAPES.get(character, character) for character in text)
 
 
 # --- conditions -------------------------------------------------------------------------------------------------------
 
 
-def conditions(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Fields of mappings (environments or settings) as rows of name and value; differing values are all named."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = []
+def condition_rows(mappings: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return a row of name and value per field of the mappings (environments or settings); all values that occur."""
+    names = list(dict.fromkeys(name for mapping in mappings for name in mapping))
+    rows = []
     for name in names:
-        values = list(dict.fromkeys(plain(row.get(name)) for row in rows))
-        table.append([name, ", ".join(values)])
-    return table
+        values = list(dict.fromkeys(format_value(mapping.get(name)) for mapping in mappings))
+        rows.append([name, ", ".join(values)])
+    return rows

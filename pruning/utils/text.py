@@ -23,3 +23,10 @@ def format_duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60:,} h {minutes % 60:02} min"
+
+
+def format_range(numbers: Iterable[int]) -> str:
+    """Return `3`, or `2-5` from the lowest to the highest number."""
+    ordered = sorted(numbers)
+    low, high = ordered[0], ordered[-1]
+    return str(low) if low == high else f"{low}-{high}"

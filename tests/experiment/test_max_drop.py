@@ -21,8 +21,8 @@ from pruning.experiment.run_files import RunFolder
 from pruning.experiment.runner import run
 from pruning.experiment.setup import prepare
 from pruning.experiment.verification import verify
-from pruning.report.comparison import compare, comparison_table, select
-from pruning.report.runs import read
+from pruning.report.comparison import compare, comparison_table, select_runs
+from pruning.report.runs import read_runs
 
 # Learnt to 100 %, with room to fall.
 TRAINING = {
@@ -186,9 +186,9 @@ def test_a_dense_training_that_diverges_stops_the_search(tmp_path: Path) -> None
 
 
 def test_reports_and_comparisons_read_it(folder: Path, tmp_path: Path) -> None:
-    (found,) = read([folder])
+    (found,) = read_runs([folder])
     assert (found.target.kind, str(found.target)) == ("max_drop", "5 points")
     for method in ("global_mag", "random"):
         run(search(tmp_path, max_drop=5, rounds=1, method=method, name=method), Silent())
-    table = comparison_table(compare(select("global_mag", tmp_path), select("random", tmp_path)))
+    table = comparison_table(compare(select_runs("global_mag", tmp_path), select_runs("random", tmp_path)))
     assert table[2][0][0] == "max_drop 5 points"

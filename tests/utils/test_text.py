@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruning.utils.text import format_duration, pluralize
+from pruning.utils.text import format_duration, format_range, pluralize
 
 
 def test_only_a_count_of_one_is_singular() -> None:
@@ -21,3 +21,7 @@ def test_an_irregular_plural_is_used_as_given() -> None:
 )
 def test_a_duration_is_written_in_its_two_largest_units(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_a_range_of_equal_numbers_is_one_number() -> None:
+    assert (format_range([3, 3]), format_range([5, 2, 3])) == ("3", "2-5")
