@@ -141,9 +141,9 @@ def _do(config: RunConfig, console: Console, *, fresh: bool) -> dict[str, Any]:
 
     with _watching(console) as watcher, contextlib.ExitStack() as open_sinks:
         if config.tensorboard:
-            from pruning.cli.tensorboard import Curves
+            from pruning.cli.tensorboard import TensorBoardSink
 
-            curves = open_sinks.enter_context(Curves(config, records.folder_of(config).curves))
+            curves = open_sinks.enter_context(TensorBoardSink(config, records.folder_of(config).curves))
             watcher = replace(watcher, sinks=(curves.event,))
         return experiment(config, watcher, fresh=fresh)
 

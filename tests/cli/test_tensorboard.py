@@ -1,4 +1,4 @@
-"""Curves for TensorBoard: which scalars a run's events become, and at which step."""
+"""TensorBoard: the scalars that a run's events become, and their steps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from pruning.cli.app import execute
-from pruning.cli.tensorboard import Curves
+from pruning.cli.tensorboard import TensorBoardSink
 from pruning.config.resolution import resolve
 from pruning.experiment.events import BatchLogged, Evaluated, Event, LogOpened, RoundFinished
 
 
-def test_the_missing_extra_is_named(
+def test_without_tensorboard_the_command_that_installs_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -24,7 +24,7 @@ def test_the_missing_extra_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_curves_run_over_all_batches_and_over_rounds(tmp_path: Path) -> None:
+def test_steps_are_batches_since_the_start_for_training_and_rounds_for_metrics(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = resolve({"epochs": 2, "finetune_epochs": 3, "rounds": 2})
     batch: dict[str, Any] = {"batch": 5, "batches": 10, "loss": 0.5, "accuracy": 75.0, "lr": 0.25}
@@ -41,36 +41,36 @@ def test_curves_run_over_all_batches_and_over_rounds(tmp_path: Path) -> None:
         Evaluated(**evaluation, what="pruned", split="test", round=2),
         RoundFinished(entry={"round": 2, "compression_ratio": None, **last}),
     ]
-    with Curves(config, tmp_path / "curves") as curves:
+    with TensorBoardSink(config, tmp_path / "tensorboard") as sink:
         for event in events:
-            curves.event(event)
-    read = accumulator.EventAccumulator(str(tmp_path / "curves"))
+            sink.event(event)
+    read = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
     found = {name: [(one.step, one.value) for one in read.Scalars(name)] for name in read.Tags()["scalars"]}
-    assert found["training/loss"] == [
-        (15, 0.5),
-        (55, 0.5),
-    ]  # after 1 and 5 epochs of 10 batches, and 5 batches
+    # Batch 5 after 1 and after 5 epochs of 10 batches.
+    assert found["training/loss"] == [(15, 0.5), (55, 0.5)]
     assert found["training/learning_rate"] == [(15, 0.25), (55, 0.25)]
     assert found["validation/top1"] == [(20, 50.0)]
     assert found["rounds/top1"] == [(0, 50.0), (2, 1.0)]
     assert "rounds/compression_ratio" not in found
 
 
-def test_epochs_of_the_dense_training_done_again_follow_it_without_a_gap(tmp_path: Path) -> None:
+def test_replayed_epochs_of_the_dense_training_follow_it_without_a_gap(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = resolve({"epochs": 4, "finetune": "rewind_lr", "rewind_epoch": 1, "rounds": 2})
     batch: dict[str, Any] = {"batch": 10, "batches": 10, "loss": 0.5, "accuracy": 75.0, "lr": 0.25}
-    with Curves(config, tmp_path / "curves") as curves:
+    with TensorBoardSink(config, tmp_path / "tensorboard") as sink:
         for epoch, number in ((4, None), (2, 1), (4, 2)):
-            curves.event(BatchLogged(**batch, phase="", epoch=epoch, round=number))
-    read = accumulator.EventAccumulator(str(tmp_path / "curves"))
+            sink.event(BatchLogged(**batch, phase="", epoch=epoch, round=number))
+    read = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
     assert [one.step for one in read.Scalars("training/loss")] == [40, 50, 100]
 
 
-def test_no_folder_comes_to_be_before_there_is_a_curve(tmp_path: Path) -> None:
+def test_the_folder_is_created_with_the_first_scalar(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    with Curves(resolve({}), tmp_path / "curves") as curves:
-        curves.event(LogOpened(name="run", resumed=False))
-    assert not (tmp_path / "curves").exists()
+    with TensorBoardSink(resolve({}), tmp_path / "tensorboard") as sink:
+        sink.event(LogOpened(name="run", resumed=False))
+        assert not (tmp_path / "tensorboard").exists()
+        sink.event(Evaluated(what="dense", split="test", top1=50.0, top5=75.0, loss=1.5))
+        assert (tmp_path / "tensorboard").is_dir()

@@ -28,11 +28,11 @@ FLOATS = st.floats(-1e6, 1e6)
 @pytest.mark.parametrize(
     ("confidence", "degrees", "t"), [(c, d, t) for c, row in TABLE.items() for d, t in row.items()]
 )
-def test_t_quantiles_are_those_of_the_tables(confidence: float, degrees: int, t: float) -> None:
+def test_t_quantiles_equal_printed_tables(confidence: float, degrees: int, t: float) -> None:
     assert t_quantile(confidence, degrees) == pytest.approx(t, abs=5.1e-4)
 
 
-def test_one_and_two_degrees_have_closed_forms() -> None:
+def test_one_and_two_degrees_of_freedom_equal_their_closed_forms() -> None:
     for confidence in (0.5, 0.9, 0.999):
         assert t_quantile(confidence, 1) == pytest.approx(np.tan(np.pi * confidence / 2), rel=1e-9)
         assert t_quantile(confidence, 2) == pytest.approx(
@@ -40,40 +40,45 @@ def test_one_and_two_degrees_have_closed_forms() -> None:
         )
 
 
-def test_many_degrees_come_to_the_normal_distribution() -> None:
+def test_many_degrees_of_freedom_approach_the_normal_distribution() -> None:
     assert t_quantile(0.95, 100_000) == pytest.approx(1.959964, abs=1e-4)
 
 
 @pytest.mark.parametrize(("confidence", "degrees"), [(0.0, 3), (1.0, 3), (0.95, 0), (-1.0, 3), (0.95, -2)])
-def test_what_has_no_t_is_refused(confidence: float, degrees: int) -> None:
-    with pytest.raises(ValueError, match="no t for"):
+def test_arguments_out_of_range_are_refused(confidence: float, degrees: int) -> None:
+    with pytest.raises(ValueError, match=f"{confidence} and {degrees}"):
         t_quantile(confidence, degrees)
 
 
-def test_a_summary_by_hand() -> None:
+def test_a_summary_has_mean_sample_deviation_and_number() -> None:
     summary = summarise([1.0, 2.0, 6.0])
     assert summary == Summary(3.0, summary.std, 3)
     assert summary.std == pytest.approx(7**0.5)
 
 
-def test_one_value_has_no_spread_and_no_interval() -> None:
+def test_one_value_has_no_deviation_and_no_interval() -> None:
     assert summarise([91.5]) == Summary(91.5, None, 1)
     assert confidence_interval([91.5]) is None
 
 
-def test_no_values_have_no_mean() -> None:
+def test_a_summary_is_written_with_digits_and_scale_and_a_single_value_without_deviation() -> None:
+    assert summarise([0.5, 0.7]).format(1, scale=100) == "60.0 ± 14.1"
+    assert summarise([91.5]).format() == "91.50"
+
+
+def test_no_values_are_refused() -> None:
     with pytest.raises(ValueError, match="no values"):
         summarise([])
 
 
-def test_an_interval_by_hand() -> None:
+def test_the_interval_of_three_values_equals_the_hand_calculation() -> None:
     """1, 2, 3: mean 2, s = 1, so 2 +- 4.303 / sqrt(3)."""
     interval = confidence_interval([1.0, 2.0, 3.0])
     assert interval is not None
     assert (interval.low, interval.high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
 
 
-def test_which_intervals_exclude_zero() -> None:
+def test_an_interval_excludes_zero_only_if_both_ends_have_one_sign() -> None:
     assert Interval(0.1, 2).excludes_zero()
     assert Interval(-2, -0.1).excludes_zero()
     assert not Interval(-0.1, 2).excludes_zero()
@@ -87,8 +92,8 @@ def test_summaries_agree_with_numpy(values: list[float]) -> None:
     assert sample_std(values) == pytest.approx(np.std(values, ddof=1), rel=1e-9, abs=1e-6)
 
 
-def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
+def test_95_percent_of_the_intervals_contain_the_true_mean() -> None:
     draws = np.random.default_rng(0).normal(3.0, 2.0, size=(4000, 3))
     intervals = [confidence_interval(list(map(float, row))) for row in draws]
-    held = sum(interval is not None and interval.low <= 3.0 <= interval.high for interval in intervals)
-    assert held / 4000 == pytest.approx(0.95, abs=0.012)
+    containing = sum(interval is not None and interval.low <= 3.0 <= interval.high for interval in intervals)
+    assert containing / 4000 == pytest.approx(0.95, abs=0.012)
