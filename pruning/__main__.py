@@ -1,4 +1,4 @@
-"""python -m pruning does what main.py does."""
+"""`python -m pruning` is the same as `python main.py`."""
 
 from pruning.cli.app import main
 

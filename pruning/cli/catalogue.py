@@ -1,4 +1,4 @@
-"""What there is to choose from, as tables; read from the registries without importing torch."""
+"""Tables of `list`: the choices of each registry, read without importing torch."""
 
 from __future__ import annotations
 
@@ -21,92 +21,79 @@ from pruning.registry import (
     unknown,
 )
 
-Rows = tuple[list[str], list[list[str]]]
+Table = tuple[list[str], list[list[str]]]  # column titles, rows
 
 
-def _methods() -> Rows:
+def table(name: str) -> Table:
+    """Column titles and rows of one table. PruningError, with the nearest name, if there is no such table."""
+    if name not in TABLES:
+        raise unknown("list", name, TABLES)
+    return TABLES[name]()
+
+
+def method_table() -> Table:
     rows = []
     for name in methods.names():
         allocation, score = methods.split(name)
         spec = SCORES.entry(score).spec
-        rows.append([name, allocation, score, _needs(spec), _structures(spec), spec.source])
-    return ["method", "compared", "score", "needs", "structures", "source"], rows
+        structures = ", ".join(spec.structures) or "all"
+        rows.append([name, allocation, score, _inputs(spec), structures, spec.source])
+    return ["method", "allocation", "score", "needs", "structures", "source"], rows
 
 
-def _structures(spec: ScoreSpec) -> str:
-    return ", ".join(spec.structures) or "all"
-
-
-def _needs(spec: ScoreSpec) -> str:
-    """What a score has to know besides the weights."""
-    over_training = [f"{name} over training" for name in spec.accumulates]
-    return ", ".join([*spec.statistics, *over_training]) or "weights only"
-
-
-def _architectures() -> Rows:
-    facts, ours = model_stats(), ARCHITECTURES.entries()
+def architecture_table() -> Table:
+    stats, entries = model_stats(), ARCHITECTURES.entries()
     rows = []
     for name in models.names():
-        shape = ours[name].spec.input if name in ours else ""
-        summary = ours[name].summary if name in ours else "from torchvision"
-        counted = facts.get(name, {})  # a plugin's architecture was not counted
+        entry = entries.get(name)
+        counts = stats.get(name, {})  # empty for a plugin's architecture
         rows.append(
             [
                 name,
-                counted.get("input", shape),
-                _thousands(counted.get("parameters")),
-                _thousands(counted.get("macs")),
-                summary,
+                counts.get("input", entry.spec.input if entry else ""),
+                _format_count(counts.get("parameters")),
+                _format_count(counts.get("macs")),
+                entry.summary if entry else "from torchvision",
             ]
         )
-    return ["architecture", "input", "parameters", "multiply-adds", "what it is"], rows
+    return ["architecture", "input", "parameters", "multiply-adds", "description"], rows
 
 
-def _thousands(count: str | None) -> str:
-    return "" if count is None else f"{int(count):,}"
-
-
-def _scores() -> Rows:
-    rows = []
-    for entry in SCORES.entries().values():
-        rows.append([entry.name, entry.summary, _needs(entry.spec), entry.spec.source])
-    return ["score", "what it is", "needs", "source"], rows
-
-
-def _finetunings() -> Rows:
-    return ["fine-tuning policy", "what it does", "source"], [
-        [entry.name, entry.summary, entry.spec.source] for entry in FINETUNINGS.entries().values()
+def score_table() -> Table:
+    rows = [
+        [entry.name, entry.summary, _inputs(entry.spec), entry.spec.source]
+        for entry in SCORES.entries().values()
     ]
+    return ["score", "description", "needs", "source"], rows
 
 
-def _plain(registry: Registry[Any]) -> Callable[[], Rows]:
-    def rows() -> Rows:
-        return [registry.kind, "what it does"], [
-            [entry.name, entry.summary] for entry in registry.entries().values()
-        ]
-
-    return rows
+def finetuning_table() -> Table:
+    rows = [[entry.name, entry.summary, entry.spec.source] for entry in FINETUNINGS.entries().values()]
+    return ["fine-tuning policy", "description", "source"], rows
 
 
-KINDS: dict[str, Callable[[], Rows]] = {
-    "methods": _methods,
-    "architectures": _architectures,
-    "datasets": _plain(DATASETS),
-    "schedules": _plain(SCHEDULES),
-    "structures": _plain(STRUCTURES),
-    "finetunings": _finetunings,
-    "allocations": _plain(ALLOCATIONS),
-    "scores": _scores,
+def plain_table(registry: Registry[Any]) -> Table:
+    rows = [[entry.name, entry.summary] for entry in registry.entries().values()]
+    return [registry.kind, "description"], rows
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    "methods": method_table,
+    "architectures": architecture_table,
+    "datasets": lambda: plain_table(DATASETS),
+    "schedules": lambda: plain_table(SCHEDULES),
+    "structures": lambda: plain_table(STRUCTURES),
+    "finetunings": finetuning_table,
+    "allocations": lambda: plain_table(ALLOCATIONS),
+    "scores": score_table,
 }
 
 
-def kind(what: str) -> str:
-    """`what` if it is a kind of thing to list; PruningError with the nearest otherwise."""
-    if what not in KINDS:
-        raise unknown("list", what, KINDS)
-    return what
+def _inputs(spec: ScoreSpec) -> str:
+    """What a score is computed from besides the weights."""
+    accumulated = [f"{name} over training" for name in spec.accumulates]
+    return ", ".join([*spec.statistics, *accumulated]) or "weights only"
 
 
-def table(what: str) -> Rows:
-    """Column titles and rows of one kind."""
-    return KINDS[what]()
+def _format_count(count: str | None) -> str:
+    return "" if count is None else f"{int(count):,}"

@@ -172,7 +172,7 @@ def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
     for entry in rounds:
         Console().event(RoundFinished(entry=entry))
     shown = capsys.readouterr()
-    assert shown.out.count("diverged, taken back") == 4
+    assert shown.out.count("diverged, rolled back") == 4
     assert "warning: Round 2 counts as" in shown.err
     shutil.rmtree(tmp_path / "run")
     assert interrupted_every(11, lambda observer: run(config, observer)) > 2

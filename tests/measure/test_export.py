@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.cli.console import Console
+from pruning.cli.measurement_tables import show_export
+from pruning.cli.terminal import Terminal
 from pruning.errors import PruningError
 from pruning.measure import export as exporting
 from pruning.measure.export import FORMATS, Exported, export
@@ -78,17 +79,17 @@ def test_a_sparse_file_says_what_it_saved_and_measured(
     assert done.details["stored_bytes"] == (tmp_path / "sparse").stat().st_size < done.details["dense_bytes"]
     assert set(done.details["layers"]) == {"fc1", "fc2", "fc3"}
     assert done.details["measured"]["batches"][0]["networks"]["sparse"]["measured_speedup"] > 0
-    Console().exported(done)
+    show_export(Terminal(), done)
     said = capsys.readouterr().out
-    assert ("times as fast as with dense tensors" in said) != ("there is no gain in speed" in said)
+    assert ("times as fast as with dense tensors" in said) != ("there is no speedup" in said)
 
 
 @pytest.mark.parametrize(
     ("times", "said"),
     [
         ((2.0, 3.0, 1.0, 1.9), "2.00 times as fast"),
-        ((2.0, 3.0, 1.0, 2.1), "no gain in speed here beyond the spread"),
-        ((2.0, 3.0, 4.0, 5.0), "no gain in speed here beyond the spread"),
+        ((2.0, 3.0, 1.0, 2.1), "no speedup here beyond the spread"),
+        ((2.0, 3.0, 4.0, 5.0), "no speedup here beyond the spread"),
     ],
 )
 def test_a_gain_within_the_spread_is_none(
@@ -106,7 +107,7 @@ def test_a_gain_within_the_spread_is_none(
         "batches": [{"batch_size": 1, "networks": networks}],
     }  # fmt: skip
     details = {"layers": {}, "measured": measured}
-    Console().exported(Exported("sparse", Path("file"), 1, 1, 0.0, 1.0, 1.0, details))
+    show_export(Terminal(), Exported("sparse", Path("file"), 1, 1, 0.0, 1.0, 1.0, details))
     assert said in capsys.readouterr().out
 
 
