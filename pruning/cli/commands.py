@@ -73,7 +73,8 @@ def measure(
 ) -> None:
     """Measure the latency of a run's dense, pruned and, if filters were removed, shrunk network on this machine."""
     with without_garbage_collection():
-        from pruning.experiment.setup import networks_to_time, reopen
+        from pruning.experiment.networks import networks_to_time
+        from pruning.experiment.reopen import reopen
         from pruning.measure import latency
 
     console = Console()
@@ -96,7 +97,7 @@ def export(
 ) -> None:
     """Write a run's network to a file, read it back and compare it with the run's network on all test images."""
     with without_garbage_collection():
-        from pruning.experiment.setup import reopen
+        from pruning.experiment.reopen import reopen
         from pruning.measure import export as exports
 
     console = Console()
@@ -120,7 +121,7 @@ def bench(
     import torch
 
     from pruning.measure.bench import bench as run_sections
-    from pruning.training.machine import environment
+    from pruning.measure.environment import environment
 
     terminal = Terminal()
     done = []

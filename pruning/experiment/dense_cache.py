@@ -1,7 +1,7 @@
-"""The dense network: trained once for everything that determines it, then taken from the cache.
+"""The dense network: trained once for everything that determines it, then read from the cache.
 
-Runs that differ only in how they prune share one dense training. While one process trains it the others wait; one that
-is killed leaves checkpoints, from which the next goes on.
+Runs that differ only in how they prune share one dense training. While one process trains, the others wait. A killed
+training leaves checkpoints, from which the next process continues.
 """
 
 from __future__ import annotations
@@ -20,22 +20,38 @@ from pruning import models
 from pruning.config.options import DENSE_GROUPS
 from pruning.config.run_config import RunConfig
 from pruning.data import Dataset
+from pruning.experiment.callbacks import AfterEpoch
+from pruning.experiment.checkpoint import TrainingSnapshot, pack_groups, unpack_group
 from pruning.experiment.events import DenseReady, DenseWaiting
-from pruning.experiment.run_files import Checkpoints, DenseFolder, dense_folder
-from pruning.experiment.session import Session, pack, unpack
-from pruning.training.loop import Recipe
-from pruning.training.machine import derive_seed
+from pruning.experiment.fit import fit
+from pruning.experiment.run_files import DenseFolder, dense_folder
+from pruning.experiment.session import Session
+from pruning.training.recipe import Recipe
+from pruning.training.seeds import derive_seed
 from pruning.utils.digests import digest, file_digest
 from pruning.utils.file_locks import hold
 from pruning.utils.files import read_tensors, write_tensors
 
-REVISION = 3  # to be raised whenever a change of the code changes what dense training gives
+REVISION = 3  # raised whenever a change of the code changes the result of dense training
 
 
-def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Module) -> dict[str, Any]:
-    """All that the dense network, and what adds up over its training, depend on.
+@dataclass(frozen=True)
+class DenseStates:
+    """State dicts of the dense network that a fine-tuning policy needs; None for one that it does not need.
 
-    Options, but files by their contents, and hardware and versions.
+    Attributes:
+        rewind_state: After --rewind-epoch.
+        trained: At the end of the dense training.
+    """
+
+    rewind_state: Mapping[str, Tensor] | None = None
+    trained: Mapping[str, Tensor] | None = None
+
+
+def fingerprint(config: RunConfig, device: torch.device, data: Dataset, model: nn.Module) -> dict[str, Any]:
+    """Return everything that the dense network and the statistics accumulated over its training depend on.
+
+    Options, with files by their contents, and hardware and versions.
     """
     options = config.values_of(DENSE_GROUPS)
     for irrelevant in ("test_batch_size", "data", "weights", "device", "threads"):
@@ -55,7 +71,7 @@ def basis(config: RunConfig, device: torch.device, data: Dataset, model: nn.Modu
 
 
 def _source_digest(arch: str, model: nn.Module) -> str:
-    """Digest of the files that define the network: its modules' classes, and what puts them together."""
+    """Digest of the files that define the network: its architecture and the classes of its modules."""
     sources = models.source_files(arch)
     for kind in {type(module) for module in model.modules()}:
         with contextlib.suppress(OSError, TypeError):
@@ -63,56 +79,8 @@ def _source_digest(arch: str, model: nn.Module) -> str:
     return digest(sorted({file_digest(source) for source in sources if source.is_file()}))
 
 
-@dataclass(frozen=True)
-class Origins:
-    """States of the dense network that a policy needs: at `rewind_epoch`, and at the end; None where it does not."""
-
-    rewound: Mapping[str, Tensor] | None = None
-    dense: Mapping[str, Tensor] | None = None
-
-
-def dense_network(session: Session, *, fresh: bool) -> Origins:
-    """Leave the trained dense network in `session.model`; return what the fine-tuning policy needs of it.
-
-    What the score goes by was added up over that training, whoever did it, and is left in `session.accumulated`.
-    `session.model` comes with its initial weights. `fresh` trains anew, whatever the cache holds.
-    """
-    config = session.config
-    needs_rewind_state = session.needs_rewind_state
-    folder = dense_folder(config.runs_dir, digest(session.basis)[:16])
-    initial = (
-        {name: tensor.clone() for name, tensor in session.model.state_dict().items()}
-        if needs_rewind_state
-        else {}
-    )
-
-    def tell_waiting(holder: str) -> None:
-        session.emit(
-            DenseWaiting(message=f"The same dense training is being done by {holder}; waiting for it.")
-        )
-
-    with hold(folder.lock, "The dense training", tell_waiting, session.observer.check_stop):
-        if fresh:
-            folder.clear()
-        facts = folder.read_facts()
-        cached = facts is not None
-        if facts is None:
-            facts = _train(session, folder)
-        rewind = _snapshot(session, folder, initial) if needs_rewind_state else None
-        network = read_tensors(folder.network)
-        session.model.load_state_dict(network)
-        if session.accumulated:
-            session.accumulated.load(read_tensors(folder.accumulated))
-    if session.log is None:
-        session.open_log(0)
-    session.progress.timing["dense_training"] = facts["seconds"]
-    session.batches_done = session.dense_batches
-    session.emit(DenseReady(cached=cached, key=folder.path.name))
-    return Origins(rewind, network if session.needs_teacher else None)
-
-
-def recipe(config: RunConfig, limit: int | None) -> Recipe:
-    """How the dense network is trained."""
+def dense_recipe(config: RunConfig, batch_limit: int | None) -> Recipe:
+    """Return the recipe of the dense training."""
     return Recipe(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -121,61 +89,125 @@ def recipe(config: RunConfig, limit: int | None) -> Recipe:
         weight_decay=config.weight_decay,
         precision=config.precision,
         seed=derive_seed(config.seed, "dense"),
-        limit=limit,
+        batch_limit=batch_limit,
     )
 
 
+def dense_network(session: Session, *, fresh: bool) -> DenseStates:
+    """Load the trained dense network into `session.model`, training it first if the cache does not have it.
+
+    `session.model` must have its initial weights. Statistics accumulated over the dense training are loaded too.
+
+    Args:
+        fresh: Train it even if it is cached.
+    """
+    folder = dense_folder(session.config.runs_dir, digest(session.fingerprint)[:16])
+    needs_rewind_state = session.policy.needs_rewind_state
+    initial = {}
+    if needs_rewind_state:
+        initial = {name: tensor.clone() for name, tensor in session.model.state_dict().items()}
+
+    def report_waiting(holder: str) -> None:
+        session.log.emit(DenseWaiting(message=f"Waiting for {holder}, which trains the same dense network."))
+
+    with hold(folder.lock, "The dense training", report_waiting, session.log.check_stop):
+        if fresh:
+            folder.clear()
+        cached = folder.read_facts()
+        facts = cached or _train(session, folder)
+        rewind_state = _rewind_state(session, folder, initial) if needs_rewind_state else None
+        trained = read_tensors(folder.network)
+        session.model.load_state_dict(trained)
+        if session.accumulated:
+            session.accumulated.load(read_tensors(folder.accumulated))
+    session.log.open()
+    session.progress.timing["dense_training"] = facts["seconds"]
+    session.steps_done = session.dense_steps
+    session.log.emit(DenseReady(cached=cached is not None, key=folder.path.name))
+    return DenseStates(rewind_state, trained if session.policy.needs_teacher else None)
+
+
 def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
-    """Train the network, from the last checkpoint if there is one, and put it in the cache."""
-    checkpoints = Checkpoints(folder.state)
-    run = session.folder.path.name
-    found = checkpoints.load()
-    saved = None
-    log_length = 0
-    if found is not None:
-        tensors, facts = found
-        session.model.load_state_dict(unpack(tensors, "model"))
-        session.accumulated.load(unpack(tensors, "accumulated"))
-        saved = unpack(tensors, "training"), facts["position"]
-        session.progress.timing.update(facts["timing"])
-        log_length = facts["log_length"] if facts["run"] == run else 0
-    log = session.log or session.open_log(log_length, resumed=found is not None)
+    """Train the network, from the last checkpoint if there is one, and write it to the cache."""
+    resumed = _resume(session, folder)
 
-    def save(training: Mapping[str, Tensor], position: Mapping[str, int]) -> None:
-        session.clock.lap()
-        tensors = pack(
-            model=session.model.state_dict(), training=training, accumulated=session.accumulated.tensors()
-        )
-        timing = session.progress.timing
-        checkpoints.save(
-            tensors, {"position": position, "timing": timing, "run": run, "log_length": log.length}
-        )
+    def save(training: TrainingSnapshot) -> None:
+        _save(session, folder, training)
 
-    def snapshot(epoch: int) -> None:
-        if epoch == session.config.rewind_epoch and session.needs_rewind_state:
-            write_tensors(folder.snapshot(epoch), session.model.state_dict())
+    def write_rewind_state(epoch: int) -> None:
+        if epoch == session.config.rewind_epoch and session.policy.needs_rewind_state:
+            write_tensors(folder.rewind_state(epoch), session.model.state_dict())
 
     with session.clock.stage("dense_training"):
-        session.train(recipe(session.config, session.limit), saved, save, on_epoch=snapshot, phase="dense")
+        fit(
+            session,
+            dense_recipe(session.config, session.batch_limit),
+            resumed,
+            save,
+            callbacks=[AfterEpoch(write_rewind_state)],
+            phase="dense",
+        )
     write_tensors(folder.network, session.model.state_dict())
     if session.accumulated:
         write_tensors(folder.accumulated, session.accumulated.tensors())
-    facts = {"seconds": session.progress.timing["dense_training"], "basis": session.basis}
+    facts = {"seconds": session.progress.timing["dense_training"], "basis": session.fingerprint}
     folder.write_facts(facts)
     return facts
 
 
-def _snapshot(session: Session, folder: DenseFolder, initial: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The network's state at `rewind_epoch`; where nobody kept it whole, that much of the training is done again.
+def _resume(session: Session, folder: DenseFolder) -> TrainingSnapshot | None:
+    """Restore the last checkpoint of this dense training and open the log; None if there is no checkpoint."""
+    found = folder.checkpoints.load()
+    if found is None:
+        session.log.open()
+        return None
+    tensors, values = found
+    session.model.load_state_dict(unpack_group(tensors, "model"))
+    session.accumulated.load(unpack_group(tensors, "accumulated"))
+    session.progress.timing.update(values["timing"])
+    same_run = values["run"] == session.folder.path.name
+    session.log.open(values["log_length"] if same_run else 0, resumed=True)
+    return unpack_group(tensors, "training"), values["position"]
 
-    Training is deterministic, so the state is the one that the dense training went through.
+
+def _save(session: Session, folder: DenseFolder, training: TrainingSnapshot) -> None:
+    """Save a checkpoint of the dense training."""
+    session.clock.lap()
+    tensors, position = training
+    folder.checkpoints.save(
+        pack_groups(
+            model=session.model.state_dict(), training=tensors, accumulated=session.accumulated.tensors()
+        ),
+        {
+            "position": dict(position),
+            "timing": session.progress.timing,
+            "run": session.folder.path.name,
+            "log_length": session.log.length,
+        },
+    )
+
+
+def _rewind_state(
+    session: Session, folder: DenseFolder, initial: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """Return the network's state after `rewind_epoch` epochs.
+
+    If the cache does not have it, that part of the training is repeated. Training is deterministic, so it is the state
+    that the dense training had.
     """
-    file = folder.snapshot(session.config.rewind_epoch)
+    file = folder.rewind_state(session.config.rewind_epoch)
     with contextlib.suppress(FileNotFoundError, ValueError):
         return read_tensors(file)
     session.model.load_state_dict(initial)
-    again = recipe(session.config, session.limit)
+    recipe = dense_recipe(session.config, session.batch_limit)
     with session.clock.stage("dense_training"):
-        session.train(again, None, lambda *_: None, epochs=session.config.rewind_epoch, phase="dense prefix")
+        fit(
+            session,
+            recipe,
+            None,
+            lambda training: None,  # the whole dense training is cached, so this part needs no checkpoint
+            last_epoch=session.config.rewind_epoch,
+            phase="dense prefix",
+        )
     write_tensors(file, session.model.state_dict())
     return read_tensors(file)

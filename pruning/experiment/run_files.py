@@ -19,17 +19,18 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pruning.errors import PruningError
+from pruning.experiment.checkpoint_files import CheckpointFiles
 from pruning.utils.digests import digest, file_digest
-from pruning.utils.files import cannot_write, end_of_file, read_tensors, write_bytes, write_tensors
+from pruning.utils.files import end_of_file, write_bytes
 from pruning.utils.yaml_files import read_yaml
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 SCHEMA_VERSION = 1
 RECORD = {
@@ -43,7 +44,6 @@ RECORD = {
     "timing": dict,
     "warnings": list,
 }
-KEPT_CHECKPOINTS = 2
 TAIL = 16_384  # bytes of a log's end, enough for its last lines
 EXPORT_SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx"}  # the others are safetensors
 
@@ -77,6 +77,10 @@ class RunFolder:
     @property
     def state(self) -> Path:
         return self.path / "state"
+
+    @property
+    def checkpoints(self) -> CheckpointFiles:
+        return CheckpointFiles(self.state)
 
     @property
     def curves(self) -> Path:
@@ -116,6 +120,15 @@ class RunFolder:
         missing = [key for key, kind in RECORD.items() if not isinstance(result.get(key), kind)]
         if missing:
             raise PruningError(f"{self.result} is damaged: it holds no {missing[0]}; try --fresh.")
+        return result
+
+    def require_result(self) -> dict[str, Any]:
+        """Return the record of a complete run. Raises PruningError if there is none."""
+        result = self.read_result()
+        if result is None:
+            raise PruningError(
+                f"{self.path} holds no complete run: {self.result.name} is missing. Finish the run first."
+            )
         return result
 
     def read_config(self) -> dict[str, Any]:
@@ -192,13 +205,17 @@ class DenseFolder:
     def facts(self) -> Path:
         return self.path / "dense.json"
 
-    def snapshot(self, epoch: int) -> Path:
+    def rewind_state(self, epoch: int) -> Path:
         """The network's state after `epoch` epochs."""
         return self.path / f"epoch-{epoch}.safetensors"
 
     @property
     def state(self) -> Path:
         return self.path / "state"
+
+    @property
+    def checkpoints(self) -> CheckpointFiles:
+        return CheckpointFiles(self.state)
 
     @property
     def lock(self) -> Path:
@@ -285,9 +302,9 @@ def dense_folder(runs_dir: Path, key: str) -> DenseFolder:
     return DenseFolder(runs_dir / ".dense" / key)
 
 
-def shared_round(runs_dir: Path, key: str) -> Checkpoints:
+def shared_round(runs_dir: Path, key: str) -> CheckpointFiles:
     """Where the state after a round is kept for all runs that begin with the same rounds."""
-    return Checkpoints(runs_dir / ".rounds" / key)
+    return CheckpointFiles(runs_dir / ".rounds" / key)
 
 
 def complete_runs(folder: Path) -> list[RunFolder]:
@@ -318,84 +335,3 @@ def is_sealed(folder: RunFolder, result: Mapping[str, Any]) -> bool:
     """Whether a record is as it was written, by its own digest."""
     digests = result.get("sha256")
     return isinstance(digests, dict) and digests.get(folder.result.name) == record_digest(result)
-
-
-class Checkpoints:
-    """Numbered checkpoints in a folder, each a safetensors file and a JSON file that is written after it.
-
-    The JSON file holds the other's digest, so a checkpoint of which anything is damaged or missing is passed over.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        number = max(self._numbers(), default=0) + 1
-        write_tensors(self._tensors(number), tensors)
-        sealed = {"facts": dict(facts), "tensors_sha256": file_digest(self._tensors(number))}
-        write_bytes(self._facts(number), json.dumps(sealed, allow_nan=False).encode())
-        for old in sorted(self._numbers())[:-KEPT_CHECKPOINTS]:
-            self._facts(old).unlink(missing_ok=True)
-            self._tensors(old).unlink(missing_ok=True)
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and facts of the newest checkpoint that is whole; None if there is none."""
-        for number in sorted(self._numbers(), reverse=True):
-            try:
-                sealed = json.loads(self._facts(number).read_text(encoding="utf-8"))
-                if file_digest(self._tensors(number)) == sealed["tensors_sha256"]:
-                    return read_tensors(self._tensors(number)), sealed["facts"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-        return None
-
-    def _numbers(self) -> list[int]:
-        return [int(path.stem) for path in self.folder.glob("*.safetensors") if path.stem.isdigit()]
-
-    def _tensors(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.safetensors"
-
-    def _facts(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.json"
-
-
-class EventLog:
-    """The run's events.jsonl: one JSON object a line, flushed at once.
-
-    Taken up again from a checkpoint it is cut back to where it stood then, so no event is there twice.
-    """
-
-    def __init__(self, path: Path, length: int) -> None:
-        self._path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = path.open("ab", buffering=0)
-            self._file.truncate(min(length, path.stat().st_size))
-        except OSError as error:
-            raise cannot_write(path, error.strerror or str(error)) from error
-
-    @property
-    def length(self) -> int:
-        """Bytes written so far. RunStoppedError if somebody removed the file."""
-        status = os.fstat(self._file.fileno())
-        if status.st_nlink == 0:
-            raise cannot_write(self._path, "the run's folder was removed")
-        return status.st_size
-
-    def write(self, event: Mapping[str, Any]) -> None:
-        """Append an event. RunStoppedError if the disk does not take it whole, or somebody removed the file."""
-        before = self.length
-        line = (json.dumps(event, allow_nan=False) + "\n").encode()
-        try:
-            if self._file.write(line) == len(line):
-                return
-            reason = "disk full"
-        except OSError as error:
-            reason = error.strerror or str(error)
-        with contextlib.suppress(OSError):
-            self._file.truncate(before)
-        raise cannot_write(self._path, reason)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()

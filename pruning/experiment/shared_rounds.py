@@ -1,8 +1,8 @@
-"""Rounds that runs share: where runs differ only in how far they prune, the common beginning is computed once.
+"""Rounds that runs share (--share-rounds): runs that differ only in how far they prune compute common rounds once.
 
-With --share-rounds a run keeps, after each round, what going on from there needs, under a key of all that determined
-it; and a run that begins takes up the longest beginning of its own that was kept. Nothing in a round depends on the
-rounds that follow it, so the result is the same as alone, to the bit.
+After each round a run writes its state under a key of everything that determined it. A run that starts reads the state
+after as many of its own rounds as there are. No round depends on the rounds after it, so the result is bit-identical
+to that of the run alone.
 """
 
 from __future__ import annotations
@@ -12,78 +12,78 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pruning.config.run_config import RunConfig
-from pruning.experiment.run_files import Checkpoints, shared_round
-from pruning.experiment.targets import Step, series
+from pruning.experiment.checkpoint_files import CheckpointFiles
+from pruning.experiment.run_files import shared_round
+from pruning.experiment.targets import PruningStep, amount_series
 from pruning.utils.digests import digest
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from pruning.experiment.checkpoint import RunCheckpoint
     from pruning.experiment.session import Session
 
-HOW_FAR = ("sparsity", "compression", "count", "layer_sparsity", "rounds")
-REVISION = 2  # to be raised whenever a change of the code changes what a round gives
+TARGET_OPTIONS = ("sparsity", "compression", "count", "layer_sparsity", "rounds")
+REVISION = (
+    3  # raised whenever a change of the code changes the result of a round, or the contents of a checkpoint
+)
 
 
 def chain_key(config: RunConfig) -> str:
-    """Equal for runs that have at least their first round in common and differ only in how far they prune.
+    """Return a key that is equal for runs whose first round is the same and that differ only in how far they prune.
 
-    Needs neither torch nor the network, so runs that give a count or fractions by layer, where the rounds depend on the
-    network, share a key with nobody.
+    Imports neither torch nor the network. Runs with a count or fractions by layer, whose rounds depend on the network,
+    therefore share a key with no other run.
     """
     for kind in ("sparsity", "compression"):
         amount = getattr(config, kind)
         if amount is not None:
-            first = series(kind, amount, config.schedule, config.rounds)[0]
-            return digest({**_without_how_far(config), "first": [kind, first]})
+            first = amount_series(kind, amount, config.schedule, config.rounds)[0]
+            return digest({**_without_target(config), "first": [kind, first]})
     return digest(config.config_key())
 
 
-def find(session: Session) -> tuple[Mapping[str, Tensor], Mapping[str, Any]] | None:
-    """What `Session.restore` needs to go on after the most rounds of this run that were kept; None if none were.
+def find(session: Session) -> RunCheckpoint | None:
+    """Return the state after as many shared rounds of this run as possible; None if no round is shared.
 
-    Files that are damaged, or not what their place says, are passed over.
+    Files that are damaged, or whose contents do not match their key, are skipped.
     """
+    from pruning.experiment.checkpoint import RunCheckpoint
+
     for rounds in range(len(session.prunings), 0, -1):
-        beginning = _beginning(session, rounds)
-        found = _kept(session, beginning).load()
-        if found is not None and _is_sealed(found[1]) and found[1]["beginning"] == beginning:
-            return found
+        first_rounds = _first_rounds(session, rounds)
+        found = _files(session, first_rounds).load()
+        if found is not None and found[1].get("first_rounds") == first_rounds:
+            return RunCheckpoint.unpack(*found)
     return None
 
 
-def keep(session: Session) -> None:
-    """Keep the state after the rounds done so far for runs that begin with the same rounds."""
-    tensors, facts = session.snapshot()
-    beginning = _beginning(session, len(session.progress.rounds))
-    facts = {**facts, "beginning": beginning}
-    _kept(session, beginning).save(tensors, {**facts, "sha256": digest(facts)})
+def write(session: Session) -> None:
+    """Write the state after the rounds done so far, for other runs that have the same first rounds."""
+    from pruning.experiment.checkpoint import checkpoint_of
+
+    tensors, values = checkpoint_of(session).pack()
+    first_rounds = _first_rounds(session, len(session.progress.rounds))
+    _files(session, first_rounds).save(tensors, {**values, "first_rounds": first_rounds})
 
 
-def _beginning(session: Session, rounds: int) -> dict[str, Any]:
-    """All that the first so many rounds depend on."""
+def _first_rounds(session: Session, rounds: int) -> dict[str, Any]:
+    """Everything that the first `rounds` rounds depend on."""
     return {
-        "options": _without_how_far(session.config),
-        "basis": session.basis,
-        "prunings": [[_in_order(step) for step in steps] for steps in session.prunings[:rounds]],
+        "options": _without_target(session.config),
+        "fingerprint": session.fingerprint,
+        "prunings": [[_to_json(step) for step in steps] for steps in session.prunings[:rounds]],
         "revision": REVISION,
     }
 
 
-def _in_order(step: Step) -> dict[str, Any]:
-    """A step as JSON holds it, with fractions by layer as a list: the last of them that fits a layer holds for it."""
+def _to_json(step: PruningStep) -> dict[str, Any]:
+    """A pruning step as JSON holds it. Fractions by layer become a list, because their order matters."""
     by_layer = step.amount.by_layer
     return {**asdict(step), "by_layer": by_layer and [list(pair) for pair in by_layer.items()]}
 
 
-def _without_how_far(config: RunConfig) -> dict[str, Any]:
-    return {name: value for name, value in config.config_key().items() if name not in HOW_FAR}
+def _without_target(config: RunConfig) -> dict[str, Any]:
+    return {name: value for name, value in config.config_key().items() if name not in TARGET_OPTIONS}
 
 
-def _kept(session: Session, beginning: Mapping[str, Any]) -> Checkpoints:
-    return shared_round(session.config.runs_dir, digest(beginning)[:16])
-
-
-def _is_sealed(facts: Mapping[str, Any]) -> bool:
-    unsealed = {name: value for name, value in facts.items() if name != "sha256"}
-    return facts.get("sha256") == digest(unsealed)
+def _files(session: Session, first_rounds: Mapping[str, Any]) -> CheckpointFiles:
+    return shared_round(session.config.runs_dir, digest(first_rounds)[:16])

@@ -1,4 +1,7 @@
-"""What was asked for (a sparsity, a compression ratio or a count), as the amount to have removed after each round."""
+"""The target of every pruning step on the way to a sparsity, a compression ratio, a count, or the end of a search.
+
+Imports no torch, so that a sweep can plan its runs without it.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,21 @@ from pruning.axes.allocation import Amount, LayerSize
 from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, SCHEDULES
 
-DIGITS = 10  # of the amounts on the way; more would be noise of the arithmetic
-USUAL_PRUNINGS = 20  # inside a fine-tuning, where nobody says how often
-USUAL_PART = 2 / 3  # of a fine-tuning, in which the network is pruned; the rest lets it recover
+DIGITS = 10  # significant digits of intermediate targets; more would be rounding noise
+DEFAULT_PRUNINGS = 20  # pruning steps during fine-tuning, without --prune-every
+DEFAULT_PRUNING_PART = (
+    2 / 3
+)  # of the fine-tuning, in which pruning steps are done; the rest recovers accuracy
 
 
 @dataclass(frozen=True)
-class Step:
-    """One pruning: the sparsity that the prunable weights shall have reached by then, and the amount that this is.
+class PruningStep:
+    """One pruning step.
 
-    Both are cumulative, from the dense network on. `batch` says after how many batches of its round's fine-tuning it is
-    done; 0 is before the first.
+    Attributes:
+        target: Sparsity of the prunable weights after the step, relative to the dense network.
+        amount: The same target as the allocation takes it: a sparsity, a count or fractions by layer.
+        batch: Batches of the round's fine-tuning before the step; 0 is before the first.
     """
 
     target: float
@@ -28,104 +35,129 @@ class Step:
     batch: int = 0
 
 
-def series(kind: str, amount: float, schedule: str, rounds: int) -> list[float]:
-    """A sparsity or a compression ratio (`kind` says which) as it grows over the rounds, in its own units.
+def amount_series(kind: str, amount: float, schedule: str, rounds: int) -> list[float]:
+    """Return a sparsity or compression ratio (`kind`) after every round, in its own units.
 
-    A schedule runs over all that the amount is about: the prunable weights, or for a compression ratio all parameters,
-    so that a ratio of 8 in three geometric rounds passes 2 and 4. Two series along the same curve, one of which goes
-    on farther, have the same beginning to the bit.
+    The schedule is applied to everything that the amount is about: the prunable weights, or for a compression ratio
+    all parameters, so that a ratio of 8 in three geometric rounds passes 2 and 4. Two series on the same curve have
+    the same first values to the bit, even if one continues further.
     """
     if kind == "compression":
         removed = SCHEDULES.get(schedule)(1 - 1 / amount, rounds)
-        on_the_way = [1 / (1 - fraction) if fraction < 1 else math.inf for fraction in removed[:-1]]
+        before_last = [1 / (1 - fraction) if fraction < 1 else math.inf for fraction in removed[:-1]]
     else:
-        on_the_way = SCHEDULES.get(schedule)(amount, rounds)[:-1]
-    return [min(float(f"{value:.{DIGITS}g}"), amount) for value in on_the_way] + [amount]
+        before_last = SCHEDULES.get(schedule)(amount, rounds)[:-1]
+    return [min(float(f"{value:.{DIGITS}g}"), amount) for value in before_last] + [amount]
 
 
-def steps(
-    asked: Amount, allocation: str, schedule: str, rounds: int, sizes: Sequence[LayerSize]
-) -> list[Step]:
-    """The pruning of each round on the way to a sparsity, a count or fractions by layer.
+def steps_to_amount(
+    target: Amount, allocation: str, schedule: str, rounds: int, sizes: Sequence[LayerSize]
+) -> list[PruningStep]:
+    """Return the pruning step of every round to a sparsity, a count or fractions by layer.
 
-    A count, or fractions by layer, grow in the same proportions as the sparsity that they come to, and end as exactly
+    A count, or fractions by layer, grow in proportion to the sparsity that they amount to, and end as exactly
     themselves.
     """
     total = sum(size.size for size in sizes)
-    groups = ALLOCATIONS.get(allocation)(sizes, asked)
-    final = asked.sparsity if asked.sparsity is not None else sum(group.remove for group in groups) / total
-    sparsities = series("sparsity", final, schedule, rounds)
-    if asked.sparsity is not None:
-        return [Step(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
-    shares = [sparsity / final if final else 1.0 for sparsity in sparsities]
-    return [Step(sparsity, _share(asked, share)) for sparsity, share in zip(sparsities, shares, strict=True)]
+    budgets = ALLOCATIONS.get(allocation)(sizes, target)
+    final = target.sparsity
+    if final is None:
+        final = sum(budget.remove for budget in budgets) / total
+    sparsities = amount_series("sparsity", final, schedule, rounds)
+    if target.sparsity is not None:
+        return [PruningStep(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
+    parts = [sparsity / final if final else 1.0 for sparsity in sparsities]
+    return [
+        PruningStep(sparsity, _part_of(target, part))
+        for sparsity, part in zip(sparsities, parts, strict=True)
+    ]
 
 
 def steps_to_compression(
     compression: float, parameters: int, prunable: int, schedule: str, rounds: int
-) -> list[Step]:
-    """The pruning of each round on the way to a compression ratio. PruningError if it cannot be reached."""
-    sparsity_for_compression(compression, parameters, prunable)
-    ratios = series("compression", compression, schedule, rounds)
-    sparsities = [sparsity_for_compression(ratio, parameters, prunable) for ratio in ratios]
-    return [Step(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
+) -> list[PruningStep]:
+    """Return the pruning step of every round to a compression ratio.
 
-
-def moments(epochs: int, until: float | None, every: int | None, in_epoch: int) -> list[int]:
-    """After how many batches of a fine-tuning of `epochs` epochs, of `in_epoch` batches each, it is pruned.
-
-    Every `every` batches up to epoch `until`. PruningError if that is never.
+    Raises:
+        PruningError: Pruning every prunable weight would not reach it.
     """
-    last = max(1, round((USUAL_PART * epochs if until is None else until) * in_epoch))
-    interval = max(1, last // USUAL_PRUNINGS) if every is None else every
+    sparsity_for_compression(compression, parameters, prunable)
+    ratios = amount_series("compression", compression, schedule, rounds)
+    sparsities = [sparsity_for_compression(ratio, parameters, prunable) for ratio in ratios]
+    return [PruningStep(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
+
+
+def finetuning_batches(
+    epochs: int, until: float | None, every: int | None, batches_per_epoch: int
+) -> list[int]:
+    """Return the numbers of fine-tuning batches after which a pruning step is done.
+
+    Args:
+        until: Epoch of the last pruning step; None for two thirds of the fine-tuning.
+        every: Batches between two pruning steps; None for about 20 steps.
+
+    Raises:
+        PruningError: `every` is larger than the number of batches until the last pruning step.
+    """
+    last = max(1, round((DEFAULT_PRUNING_PART * epochs if until is None else until) * batches_per_epoch))
+    interval = max(1, last // DEFAULT_PRUNINGS) if every is None else every
     if interval > last:
         raise PruningError(
-            f"--prune-every {every} is never reached: pruning ends after {last:,} batches of fine-tuning; "
-            "give fewer, or a later --prune-until.",
+            f"--prune-every {every} is never reached: pruning ends after {last:,} batches of fine-tuning. "
+            "Choose a smaller --prune-every or a later --prune-until.",
             options=("prune_every", "prune_until", "finetune_epochs"),
         )
     return list(range(interval, last + 1, interval))
 
 
-def searched_steps(allocation: str, schedule: str, rounds: int, sizes: Sequence[LayerSize]) -> list[Step]:
-    """The pruning of each round of a search if all of them hold. PruningError if the allocation does not go as far."""
-    found: list[Step] = []
+def search_steps(
+    allocation: str, schedule: str, rounds: int, sizes: Sequence[LayerSize]
+) -> list[PruningStep]:
+    """Return the pruning step of every round of a search in which every round is accepted.
+
+    Raises:
+        PruningError: The allocation cannot reach the sparsity of the last one.
+    """
+    steps: list[PruningStep] = []
     for _ in range(rounds):
-        found.append(next_step(schedule, [(step.target, True) for step in found]))
+        steps.append(next_step(schedule, [(step.target, True) for step in steps]))
     try:
-        ALLOCATIONS.get(allocation)(sizes, found[-1].amount)
+        ALLOCATIONS.get(allocation)(sizes, steps[-1].amount)
     except PruningError as error:
         raise PruningError(
-            f"{rounds} rounds may go as far as sparsity {found[-1].target:g} (fewer --rounds, less far): {error}"
+            f"--rounds {rounds} may reach sparsity {steps[-1].target:g}, which is impossible: {error} "
+            "Choose fewer rounds.",
+            options=("rounds",),
         ) from None
-    return found
+    return steps
 
 
-def next_step(schedule: str, tried: Sequence[tuple[float, bool]]) -> Step:
-    """The next pruning of a search, after rounds with these targets, of which some held and some did not."""
+def next_step(schedule: str, tried: Sequence[tuple[float, bool]]) -> PruningStep:
+    """Return the next pruning step of a search, from the target of every earlier round and if it was accepted."""
     sparsity = SCHEDULES.get(schedule)(tried)
-    return Step(sparsity, Amount(sparsity=sparsity))
+    return PruningStep(sparsity, Amount(sparsity=sparsity))
 
 
-def _share(amount: Amount, share: float) -> Amount:
-    """So much of a count, or of each of the fractions by layer."""
+def _part_of(amount: Amount, part: float) -> Amount:
+    """Return this part of a count, or of each of the fractions by layer."""
     if amount.by_layer is not None:
-        return Amount(by_layer={pattern: share * sparsity for pattern, sparsity in amount.by_layer.items()})
+        return Amount(by_layer={pattern: part * sparsity for pattern, sparsity in amount.by_layer.items()})
     assert amount.count is not None
-    return Amount(count=round(share * amount.count))
+    return Amount(count=round(part * amount.count))
 
 
 def sparsity_for_compression(compression: float, parameters: int, prunable: int) -> float:
-    """The sparsity of the prunable weights at which all parameters / remaining ones is `compression`.
+    """Return the sparsity of the prunable weights at which all parameters / non-zero parameters is `compression`.
 
-    PruningError if even the network without any prunable weight is larger than that.
+    Raises:
+        PruningError: The network without any prunable weight is still too large.
     """
     remove = parameters - parameters / compression
     if remove > prunable:
         most = parameters / (parameters - prunable) if parameters > prunable else float("inf")
         raise PruningError(
-            f"--compression {compression:g} cannot be reached: only {prunable:,} of {parameters:,} parameters are "
-            f"prunable, which allows at most {most:.4g} (--prune-classifier and --include bring in more).",
+            f"--compression {compression:g} is impossible: only {prunable:,} of {parameters:,} parameters are "
+            f"prunable, which allows at most {most:.4g}. --prune-classifier and --include make more prunable.",
             options=("compression",),
         )
     return remove / prunable

@@ -37,9 +37,12 @@ from pruning.core.layers import prunable_layers
 from pruning.core.prune import choose, prune
 from pruning.measure import shrink
 from pruning.measure.macs import count_macs
-from pruning.training import machine
-from pruning.training.loop import MOMENTUM, Recipe, TrainingState, blocks_for, train
-from pruning.training.optimizer import SGD
+from pruning.training.device import configure_process
+from pruning.training.fused_sgd import FusedSGD
+from pruning.training.loop import train
+from pruning.training.packed_layout import training_forward
+from pruning.training.recipe import MOMENTUM, Recipe
+from pruning.training.state import TrainingState
 
 SPARSITY = 0.9
 BATCH = 128
@@ -73,7 +76,7 @@ class Section:
 
 def bench(*, quick: bool, tell: Callable[[str], None]) -> Iterator[Section]:
     """All sections, one after the other. `quick` takes fewer turns and smaller jobs, and measures no memory."""
-    machine.prepare(torch.device("cpu"), None, False)
+    configure_process(torch.device("cpu"), None, False)
     for arch, turns in (("resnet18", 2),) if quick else (("resnet50", 11), ("vit_b_16", 3)):
         tell(f"timing the pruning step of {arch}")
         yield pruning_step(arch, turns, memory=not quick)
@@ -113,13 +116,13 @@ def finetuning_step(arch: str, shape: tuple[int, int, int], turns: int) -> Secti
         model = models.build(arch, classes=10, shape=shape)
         hold = prepare(model)
         model.to(memory_format=torch.channels_last)
-        optimizer = SGD(model.parameters(), lr=0.01, momentum=MOMENTUM, weight_decay=5e-4)
+        optimizer = FusedSGD(model.parameters(), lr=0.01, momentum=MOMENTUM, weight_decay=5e-4)
         hold(optimizer)
-        to_blocks = blocks_for(model, "fp32", images.device)
+        forward = training_forward(model, "fp32", images.device)
 
         def action() -> None:
             optimizer.zero_grad()
-            functional.cross_entropy(model(to_blocks(images)), targets).backward()
+            functional.cross_entropy(forward(images), targets).backward()
             optimizer.step()
 
         return _timed(action)
@@ -266,20 +269,8 @@ def _our_epoch(images: data.Dataset) -> Action:
     model = models.build("my", classes=10, shape=(1, 28, 28)).to(memory_format=torch.channels_last)
     recipe = Recipe(1, BATCH, 0.01, None, 5e-4, "fp32", seed=0)
 
-    def nothing(*_: Any) -> None: ...
-
     def action() -> None:
-        state = TrainingState(model, recipe)
-        train(
-            model,
-            images,
-            recipe,
-            state,
-            log_interval=100,
-            on_log=nothing,
-            on_epoch=nothing,
-            after_batch=nothing,
-        )
+        train(model, images, TrainingState(model, recipe, len(images.train)))
 
     return action
 
@@ -333,7 +324,7 @@ def serve_mask(arch: str, contender: str) -> None:
 
 def serve_epoch(images: int) -> None:
     """Do an epoch as a run does it for every line that comes in; see `_serve`."""
-    machine.prepare(torch.device("cpu"), None, False)
+    configure_process(torch.device("cpu"), None, False)
     _serve(_our_epoch(_repeated(images)))
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from pruning.errors import PruningError
-from pruning.training import machine
+from pruning.measure.environment import environment
 from pruning.utils.modules import EagerDispatchMode, eval_mode, zero_images
 
 LEAST_TURNS, MOST_TURNS, WARM_UP_TURNS = 10, 1000, 5
@@ -53,7 +53,7 @@ def compare(
         raise PruningError(
             f"Batch sizes {list(batch_sizes)} are not all positive: give at least one, like 1 64."
         )
-    record = machine.environment(device)
+    record = environment(device)
     with eval_mode(*networks.values()):
         batches = [_batch(networks, shape, size, seconds, device) for size in batch_sizes]
     images = zero_images(next(iter(networks.values())), 1, shape)

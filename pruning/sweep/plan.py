@@ -195,7 +195,7 @@ def _round_keys(run: GridRun, rounds: Sequence[Any]) -> tuple[str, ...]:
 
 def _planned_rounds(grid_runs: Sequence[GridRun]) -> list[Any]:
     """Return the rounds of each run, computed on its network; equal networks are built once."""
-    from pruning.experiment.setup import rounds_of
+    from pruning.experiment.round_plan import plan_rounds
 
     networks: dict[str, tuple[nn.Module, Shape]] = {}
     known: dict[str, Any] = {}
@@ -211,7 +211,7 @@ def _planned_rounds(grid_runs: Sequence[GridRun]) -> list[Any]:
             if network not in networks:
                 networks[network] = _build_network(config)
             if same_rounds not in known:
-                known[same_rounds] = rounds_of(config, *networks[network])
+                known[same_rounds] = plan_rounds(config, *networks[network])
         except PruningError as error:
             raise PruningError(f"the run with {run.label}: {error}") from None
         found.append(known[same_rounds])

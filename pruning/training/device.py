@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import hashlib
 import os
-import platform
-import random
-import subprocess
-import sys
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pruning.errors import PruningError
 from pruning.training.malloc import keep_freed_memory
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device `name`; `auto` chooses CUDA, else MPS, else the CPU.

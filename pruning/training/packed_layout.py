@@ -30,6 +30,8 @@ def training_forward(model: nn.Module, precision: str, device: torch.device) -> 
         return model
     if type(model) is not My or model.conv1.in_channels != 1:
         return model
+    if any("weight" not in layer._parameters for layer in (model.conv1, model.conv2)):
+        return model  # a hook of the layer computes the weight, as torch.nn.utils.prune does
     network = model  # a name of its own, so that the type is known inside the function
 
     def forward(images: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 MOMENTUM = 0.9
-WARM_UP = 0.3  # fraction of the steps in which the learning rate rises (Smith and Topin 2018, arXiv 1708.07120)
+WARM_UP = (
+    0.3  # fraction of the steps in which the learning rate rises (Smith and Topin 2018, arXiv 1708.07120)
+)
 START_DIVISOR = 25.0  # the first learning rate is the peak / 25 unless a base below the peak is given
 END_DIVISOR = 1e4  # the last learning rate is the first / 10,000
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from pruning.training.fused_sgd import FusedSGD
 from pruning.training.recipe import MOMENTUM, Recipe
 
-COUNTED_TOGETHER = 16  # batches; their outputs are kept until then, because one count of 16 is faster than 16 counts
+COUNTED_TOGETHER = (
+    16  # batches; their outputs are kept until then, because one count of 16 is faster than 16 counts
+)
 
 
 class NotFiniteError(Exception):

@@ -1,4 +1,4 @@
-"""What a run sets in its process, which is why each of these looks at a process of its own."""
+"""The settings of a run's process. Each test uses a process of its own, because the settings cannot be undone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def printed_by(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries need not be told")
-def test_memory_that_every_step_asks_for_is_handed_out_once() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_reused_without_new_page_faults() -> None:
     code = """
 import resource, torch
-from pruning.training import machine
+from pruning.training.device import configure_process
 
 def step():
     return [b"x" * (20 << 20) for _ in range(4)]
 
-machine.prepare(torch.device("cpu"), None, False)
+configure_process(torch.device("cpu"), None, False)
 step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 step()
@@ -32,12 +32,12 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
     assert printed_by(code) == "True"
 
 
-def test_denormal_numbers_are_zero_in_every_thread() -> None:
+def test_denormal_numbers_are_flushed_to_zero_in_every_thread() -> None:
     code = """
 import torch
-from pruning.training import machine
+from pruning.training.device import configure_process
 
-machine.prepare(torch.device("cpu"), 2, False)
+configure_process(torch.device("cpu"), 2, False)
 print(int((torch.full((1 << 20,), 1e-38) * 1e-3).count_nonzero()))
 """
     assert printed_by(code) == "0"

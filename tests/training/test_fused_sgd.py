@@ -1,4 +1,4 @@
-"""The optimizer: torch.optim.SGD's numbers, to the bit, and the hooks that the rest of the program goes by."""
+"""FusedSGD: the bits of torch.optim.SGD, its state, and the hooks around a step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from pruning.training.optimizer import SGD
+from pruning.training.fused_sgd import FusedSGD
 
 HYPERPARAMETERS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
@@ -21,7 +21,7 @@ def parameters(*types: torch.dtype) -> list[nn.Parameter]:
 
 
 def give_gradients(seed: int, *of: list[nn.Parameter], without: int | None = None) -> None:
-    """The same random gradients to each list, but none to the parameter at `without`."""
+    """Set the same random gradients in every list, and none for the parameter at index `without`."""
     for every in of:
         generator = torch.Generator().manual_seed(seed)
         for index, parameter in enumerate(every):
@@ -30,9 +30,9 @@ def give_gradients(seed: int, *of: list[nn.Parameter], without: int | None = Non
 
 
 @pytest.mark.parametrize("types", [(torch.float32,), (torch.float32, torch.float64)], ids=str)
-def test_steps_are_those_of_torchs_own_to_the_bit(types: tuple[torch.dtype, ...]) -> None:
+def test_every_step_equals_torch_optim_sgd_to_the_bit(types: tuple[torch.dtype, ...]) -> None:
     ours, theirs = parameters(*types), parameters(*types)
-    optimizer = SGD(ours, **HYPERPARAMETERS)
+    optimizer = FusedSGD(ours, **HYPERPARAMETERS)
     torchs = torch.optim.SGD(theirs, **HYPERPARAMETERS, nesterov=True, fused=True)
     for step in range(5):
         give_gradients(step, ours, theirs)
@@ -43,37 +43,38 @@ def test_steps_are_those_of_torchs_own_to_the_bit(types: tuple[torch.dtype, ...]
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_a_parameter_without_a_gradient_stays_as_it_is_and_the_others_move() -> None:
+def test_a_parameter_without_a_gradient_is_not_updated() -> None:
     ours = parameters(torch.float32)
     before = [parameter.detach().clone() for parameter in ours]
-    optimizer = SGD(ours, **HYPERPARAMETERS)
+    optimizer = FusedSGD(ours, **HYPERPARAMETERS)
     give_gradients(0, ours, without=1)
     optimizer.step()
     assert [torch.equal(a, b) for a, b in zip(ours, before, strict=True)] == [False, True, False]
     optimizer.zero_grad()
-    optimizer.step()  # nobody has one
+    optimizer.step()
     assert all(parameter.grad is None for parameter in ours)
 
 
-def test_steps_go_on_from_momenta_that_were_put_in_place() -> None:
+def test_steps_continue_from_restored_momentum_buffers() -> None:
     whole, halves = parameters(torch.float32), parameters(torch.float32)
-    first, optimizer = SGD(whole, **HYPERPARAMETERS), SGD(halves, **HYPERPARAMETERS)
+    first, optimizer = FusedSGD(whole, **HYPERPARAMETERS), FusedSGD(halves, **HYPERPARAMETERS)
     for step in range(4):
         give_gradients(step, whole, halves)
         first.step()
         optimizer.step()
         if step == 1:
-            kept = [momentum.clone() for momentum in optimizer.momenta()]
-            optimizer = SGD(halves, **HYPERPARAMETERS)
-            assert not any(momentum.any() for momentum in optimizer.momenta())
-            for momentum, old in zip(optimizer.momenta(), kept, strict=True):
-                momentum.copy_(old)
+            kept = [optimizer.state[parameter]["momentum_buffer"].clone() for parameter in halves]
+            optimizer = FusedSGD(halves, **HYPERPARAMETERS)
+            buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter in halves]
+            assert not any(buffer.any() for buffer in buffers)
+            for buffer, old in zip(buffers, kept, strict=True):
+                buffer.copy_(old)
     assert all(torch.equal(a, b) for a, b in zip(whole, halves, strict=True))
 
 
-def test_hooks_are_called_around_every_step_those_of_all_optimizers_too() -> None:
+def test_own_and_global_hooks_are_called_before_and_after_every_step() -> None:
     ours = parameters(torch.float32)
-    optimizer = SGD(ours, **HYPERPARAMETERS)
+    optimizer = FusedSGD(ours, **HYPERPARAMETERS)
     before = ours[0].detach().clone()
     called: list[tuple[str, bool]] = []
 

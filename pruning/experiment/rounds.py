@@ -1,0 +1,244 @@
+"""One round: prune, fine-tune, measure; with --max-drop the round is then accepted or rolled back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+
+from pruning.axes.finetuning import FinetuneContext, FinetunePlan
+from pruning.core.masks import Masks
+from pruning.core.prune import plan
+from pruning.errors import DivergedError
+from pruning.experiment import checkpoint, shared_rounds
+from pruning.experiment.callbacks import PruneDuringTraining
+from pruning.experiment.dense_cache import DenseStates, dense_recipe
+from pruning.experiment.events import Pruned, RoundFinished, ScoringStarted
+from pruning.experiment.fit import fit
+from pruning.experiment.metrics import evaluate_network, measure_network, with_counts
+from pruning.experiment.networks import new_network, teacher
+from pruning.experiment.session import Session
+from pruning.experiment.targets import PruningStep, next_step
+from pruning.registry import FINETUNINGS
+from pruning.training.seeds import derive_seed
+from pruning.utils.modules import is_channels_last
+
+ROUNDING = 1e-9  # points of top-1, smaller than one image's share: what the arithmetic of percentages may add
+
+
+def run_round(session: Session, number: int, dense: DenseStates) -> None:
+    """Do round `number`, or the rest of it if the run was resumed in it."""
+    finetuning = finetune_plan(session, number, dense)
+    if session.progress.pruned is None:
+        prune_network(session, number, finetuning)
+    try:
+        finetune(session, number, finetuning)
+    except DivergedError as error:
+        if session.config.max_drop is None:
+            raise
+        reject_diverged_round(session, number, error)
+    else:
+        close_round(session, number)
+
+
+def finetune_plan(session: Session, number: int, dense: DenseStates) -> FinetunePlan:
+    """Return the plan of the fine-tuning policy for round `number`."""
+    config = session.config
+    as_dense = replace(
+        dense_recipe(config, session.batch_limit), seed=derive_seed(config.seed, "finetune", number)
+    )
+    replay = replace(as_dense, first_epoch=config.rewind_epoch)
+    recipe = replay
+    if config.finetune_lr is not None:
+        recipe = replace(as_dense, epochs=config.finetune_epochs, peak_lr=config.finetune_lr, base_lr=None)
+    network_seed = derive_seed(config.seed, "reinit", number)
+    policy = FINETUNINGS.get(config.finetune)
+    finetuning: FinetunePlan = policy(
+        FinetuneContext(
+            recipe=recipe,
+            replay=replay,
+            fresh_weights=lambda: new_network(session, network_seed).state_dict(),
+            rewind_state=dense.rewind_state,
+            teacher=None if dense.trained is None else teacher(session, dense.trained),
+            distill_weight=config.distill_weight,
+            distill_temperature=config.distill_temperature,
+        )
+    )
+    return finetuning
+
+
+def prune_network(session: Session, number: int, finetuning: FinetunePlan) -> None:
+    """Do the pruning step at the start of round `number`, evaluate, and load the weights to fine-tune from."""
+    prune_after(session, number, 0)
+    session.progress.pruned = evaluate_network(session, "pruned", round=number)
+    if finetuning.start_weights is not None:
+        session.model.load_state_dict(finetuning.start_weights())
+        session.accumulated.clear()  # accumulated over weights that are replaced
+    if session.masks is not None:
+        session.masks.apply(session.model)
+    checkpoint.save(session)
+
+
+def prune_after(session: Session, number: int, batch: int) -> None:
+    """Do the pruning step that round `number` has after `batch` batches of fine-tuning, if it has one."""
+    for step in pruning_steps(session, number):
+        if step.batch == batch:
+            prune_to(session, number, step)
+
+
+def pruning_steps(session: Session, number: int) -> list[PruningStep]:
+    """Return the pruning steps of round `number`; with --max-drop they depend on the rounds before."""
+    if session.config.max_drop is None:
+        return session.prunings[number - 1]
+    tried = [(entry["target_sparsity"], entry["held"]) for entry in session.progress.rounds[: number - 1]]
+    return [next_step(session.config.schedule, tried)]
+
+
+def prune_to(session: Session, number: int, step: PruningStep) -> None:
+    """Score the weights as they are, and remove the lowest scores up to the target of `step`."""
+    config, amount = session.config, step.amount
+    batch = step.batch or None
+    seed = derive_seed(config.seed, "score", number, *([batch] if batch else []))
+    order = torch.randperm(len(session.data.train), generator=torch.Generator().manual_seed(seed))
+    batches = session.data.train.batches(
+        config.batch_size, order=order, channels_last=is_channels_last(session.model)
+    )
+    session.log.emit(ScoringStarted(round=number, batch=batch, method=config.method))
+    planned = plan(
+        session.model,
+        config.method,
+        amount.sparsity if amount.by_layer is None else amount.by_layer,
+        amount.count,
+        _until_stopped(islice(batches, session.batch_limit or config.score_batches), session),
+        config.include,
+        config.exclude,
+        seed,
+        structure=config.structure,
+        floor=config.floor,
+        masks=session.masks,
+        accumulated=session.accumulated,
+        prune_classifier=config.prune_classifier,
+        stage=lambda name: _stage(session, name),
+    )
+    masks = session.masks = planned.apply()
+    session.accumulated.clear()
+    _warn_about_empty_layers(session, masks)
+    session.log.emit(
+        Pruned(
+            round=number,
+            batch=batch,
+            target_sparsity=step.target,
+            sparsity=masks.sparsity,
+            removed=masks.removed,
+            prunable=masks.total,
+        )
+    )
+
+
+def finetune(session: Session, number: int, finetuning: FinetunePlan) -> None:
+    """Train the remaining weights, with the pruning steps that the schedule has during fine-tuning."""
+    with session.clock.stage("finetuning"):
+        fit(
+            session,
+            finetuning.recipe,
+            session.take_resumed_training(),
+            partial(checkpoint.save, session),
+            loss=finetuning.loss,
+            callbacks=[PruneDuringTraining(partial(prune_after, session, number))],
+            phase="finetune",
+            round=number,
+        )
+
+
+def close_round(session: Session, number: int) -> None:
+    """Measure the fine-tuned network and add the round to the record; with --max-drop, accept or roll back."""
+    entry = {**_entry_start(session, number), **measure_network(session, "finetuned", round=number)}
+    if session.config.max_drop is not None:
+        entry["held"] = accept_or_roll_back(session, entry["validation_top1"])
+    _add_to_record(session, entry)
+
+
+def reject_diverged_round(session: Session, number: int, error: DivergedError) -> None:
+    """Roll back a round of a search whose training diverged. It has no accuracy to record."""
+    assert session.masks is not None
+    session.masks.apply(
+        session.model
+    )  # holding multiplies by zero, which leaves NaN where the weight was NaN
+    entry = {**_entry_start(session, number), **with_counts(session, {}), "held": False}
+    roll_back(session)
+    session.warn(
+        f"Round {number} was rejected because its fine-tuning diverged: {error.what} "
+        "(a lower --finetune-lr may prevent this)."
+    )
+    session.progress.accepted_warnings = len(session.progress.warnings)
+    _add_to_record(session, entry)
+
+
+def _entry_start(session: Session, number: int) -> dict[str, Any]:
+    """The part of a round's entry that is known before its fine-tuning."""
+    assert session.progress.pruned is not None
+    return {
+        "round": number,
+        "target_sparsity": pruning_steps(session, number)[-1].target,
+        "top1_before_finetune": session.progress.pruned["top1"],
+    }
+
+
+def _add_to_record(session: Session, entry: dict[str, Any]) -> None:
+    session.progress.rounds.append(entry)
+    session.progress.pruned = None
+    session.log.emit(RoundFinished(entry=entry))
+    if session.config.share_rounds:
+        shared_rounds.write(session)
+    checkpoint.save(session)
+
+
+def accept_or_roll_back(session: Session, validation_top1: float) -> bool:
+    """Accept the network if it is within --max-drop of the dense one, otherwise restore the last accepted one."""
+    assert session.progress.dense is not None and session.config.max_drop is not None
+    lowest = session.progress.dense["validation_top1"] - session.config.max_drop - ROUNDING
+    accepted: bool = validation_top1 >= lowest
+    if accepted:
+        accept(session)
+    else:
+        roll_back(session)
+    return accepted
+
+
+def accept(session: Session) -> None:
+    """Keep a copy of the network, its masks and accumulated statistics, to roll back to."""
+    session.accepted = {name: tensor.clone() for name, tensor in checkpoint.network_tensors(session).items()}
+    session.progress.accepted_warnings = len(session.progress.warnings)
+
+
+def roll_back(session: Session) -> None:
+    """Restore the last accepted network, and drop the warnings since then."""
+    checkpoint.load_network(session, session.accepted)
+    del session.progress.warnings[session.progress.accepted_warnings :]
+
+
+@contextmanager
+def _stage(session: Session, name: str) -> Iterator[None]:
+    """Time a stage of the pruning; the run may be stopped before it."""
+    session.log.check_stop()
+    with session.clock.stage(name):
+        yield
+
+
+def _until_stopped(batches: Iterator[Any], session: Session) -> Iterator[Any]:
+    for batch in batches:
+        session.log.check_stop()
+        yield batch
+
+
+def _warn_about_empty_layers(session: Session, masks: Masks) -> None:
+    for layer in masks.layers():
+        if layer.nonzero == 0:
+            session.warn(
+                f"{layer.name} is fully pruned: none of its {layer.weights:,} weights remains, only its bias."
+            )
