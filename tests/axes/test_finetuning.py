@@ -21,7 +21,7 @@ from pruning.errors import InterruptedRunError
 from pruning.experiment.events import BatchLogged, Event
 from pruning.experiment.runner import run
 from pruning.registry import FINETUNINGS
-from pruning.training.loop import Recipe, cross_entropy
+from pruning.training.recipe import Recipe, cross_entropy
 
 DENSE = Recipe(10, 8, peak_lr=0.1, base_lr=0.02, weight_decay=5e-4, precision="fp32", seed=1)
 
@@ -35,44 +35,41 @@ def state(seed: int) -> Mapping[str, Tensor]:
     return {name: tensor.clone() for name, tensor in network(seed).state_dict().items()}
 
 
-SITUATION = FinetuneContext(
+CONTEXT = FinetuneContext(
     recipe=replace(DENSE, epochs=3, peak_lr=0.05, base_lr=None),
     replay=replace(DENSE, first_epoch=2),
-    network=lambda: network(5),
-    rewound=state(6),
-    dense=state(7),
+    fresh_weights=lambda: state(5),
+    rewind_state=state(6),
+    teacher=network(7).eval(),
     distill_weight=0.25,
     distill_temperature=3.0,
 )
 
 
-def started(policy: str) -> Mapping[str, Tensor]:
-    model = network(0)
-    start = FINETUNINGS.get(policy)(SITUATION).start
-    if start is not None:
-        start(model)
-    return model.state_dict()
+def weights_after(policy: str) -> Mapping[str, Tensor]:
+    start_weights = FINETUNINGS.get(policy)(CONTEXT).start_weights
+    return state(0) if start_weights is None else start_weights()
 
 
 @pytest.mark.parametrize(
     ("policy", "seed"),
     [("continue", 0), ("none", 0), ("rewind_lr", 0), ("distill", 0), ("rewind", 6), ("reinit", 5)],
 )
-def test_where_each_policy_starts(policy: str, seed: int) -> None:
-    assert all(torch.equal(value, state(seed)[name]) for name, value in started(policy).items())
+def test_each_policy_starts_from_its_weights(policy: str, seed: int) -> None:
+    assert all(torch.equal(value, state(seed)[name]) for name, value in weights_after(policy).items())
 
 
 @pytest.mark.parametrize("policy", FINETUNINGS.names())
-def test_how_long_and_how_fast_each_policy_trains(policy: str) -> None:
+def test_each_policy_trains_by_its_recipe_and_loss(policy: str) -> None:
     spec = FINETUNINGS.entry(policy).spec
-    tuning = FINETUNINGS.get(policy)(SITUATION)
-    expected = SITUATION.replay if spec.replays_dense_training else SITUATION.recipe
-    assert tuning.recipe == (expected if spec.trains else replace(expected, epochs=0))
-    assert (tuning.loss is cross_entropy) == (policy != "distill")
+    plan = FINETUNINGS.get(policy)(CONTEXT)
+    expected = CONTEXT.replay if spec.replays_dense_training else CONTEXT.recipe
+    assert plan.recipe == (expected if spec.trains else replace(expected, epochs=0))
+    assert (plan.loss is cross_entropy) == (policy != "distill")
     assert spec.source
 
 
-def test_distillation_by_hand() -> None:
+def test_distillation_equals_a_hand_computed_case() -> None:
     """Logits 0, log 3 against 0, 0: the student gives 1/4, 3/4, the teacher halves."""
     teacher = nn.Linear(2, 2, bias=False)
     nn.init.zeros_(teacher.weight)
@@ -85,7 +82,7 @@ def test_distillation_by_hand() -> None:
         torch.testing.assert_close(found, (1 - weight) * plain + weight * divergence)
 
 
-def test_temperature_softens_both_and_leaves_the_gradients_scale() -> None:
+def test_temperature_softens_both_outputs_and_keeps_the_scale_of_the_gradients() -> None:
     torch.manual_seed(0)
     teacher, inputs, targets = nn.Linear(4, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
     outputs = torch.randn(5, 3, requires_grad=True)
@@ -100,15 +97,14 @@ def test_temperature_softens_both_and_leaves_the_gradients_scale() -> None:
     torch.testing.assert_close(outputs.grad, 2 * (student - taught).detach() / 5)
 
 
-def test_the_teacher_is_the_dense_network_as_it_is_used() -> None:
-    """In evaluation mode: it sees augmented images, but its own statistics stay."""
+def test_the_teachers_batch_norm_statistics_do_not_change() -> None:
     inputs, targets = torch.randn(6, 4), torch.arange(6) % 3
     outputs = torch.randn(6, 3)
     teacher = network(7).eval()
     soft = (teacher(inputs).detach() / 3).softmax(1)
     divergence = functional.kl_div((outputs / 3).log_softmax(1), soft, reduction="batchmean")
     expected = 0.75 * functional.cross_entropy(outputs, targets) + 0.25 * 9 * divergence
-    loss = FINETUNINGS.get("distill")(SITUATION).loss
+    loss = FINETUNINGS.get("distill")(CONTEXT).loss
     for _ in range(2):
         torch.testing.assert_close(loss(inputs, outputs, targets), expected)
 
@@ -179,7 +175,7 @@ def test_rewinding_the_learning_rate_takes_the_dense_trainings_course_again(runs
     assert len(again) == 2 * 9  # 450 of 500 images are trained on
 
 
-def test_rewound_weights_are_those_of_the_dense_training(runs: Path) -> None:
+def test_rewound_weights_equal_those_of_the_dense_training(runs: Path) -> None:
     """Rewound to its end, there is nothing left to train: the dense weights, but for what is removed."""
     run(config("rewind", runs, name="rewound", rewind_epoch=3, rounds=1), Silent())
     network = load_file(runs / "rewound/model.safetensors")

@@ -22,10 +22,10 @@ from pruning.config.run_config import RunConfig
 from pruning.core.accumulation import Accumulated, accumulate
 from pruning.core.layers import prunable_layers
 from pruning.core.prune import choose
-from pruning.experiment.dense_cache import Origins
+from pruning.experiment.dense_cache import DenseStates
 from pruning.experiment.events import Event, ScoringStarted
-from pruning.experiment.runner import policy as tuning_of
-from pruning.experiment.runner import prune, run
+from pruning.experiment.rounds import accept, finetune_plan, prune_network, roll_back
+from pruning.experiment.runner import run
 from pruning.experiment.setup import prepare
 
 # The sums
@@ -322,10 +322,10 @@ def test_the_sums_are_of_the_weights_that_train_on(policy: str, tmp_path: Path) 
     options = {"schedule": "gradual", "rounds": None, "prune_every": 4, "finetune": policy, "epochs": 2}
     config = small(tmp_path, finetune_epochs=None if replays else 1, **options)
     session = prepare(config, Silent())
-    session.open_log(0)
+    session.log.open()
     session.accumulated.load({name: torch.ones_like(x) for name, x in session.accumulated.tensors().items()})
     state = session.model.state_dict()
-    prune(session, 1, tuning_of(session, 1, Origins(rewound=state)))
+    prune_network(session, 1, finetune_plan(session, 1, DenseStates(rewind_state=state)))
     old = policy in ("continue", "rewind_lr")
     assert all(bool((sums == old).all()) for sums in session.accumulated["movement"].values())
 
@@ -333,9 +333,9 @@ def test_the_sums_are_of_the_weights_that_train_on(policy: str, tmp_path: Path) 
 def test_going_back_takes_the_sums_back_too(tmp_path: Path) -> None:
     session = prepare(small(tmp_path, rounds=None, max_drop=5), Silent())
     session.accumulated.load({name: torch.ones_like(x) for name, x in session.accumulated.tensors().items()})
-    session.accept()
+    accept(session)
     session.accumulated.clear()
-    session.roll_back()
+    roll_back(session)
     assert all(bool((sums == 1).all()) for sums in session.accumulated["movement"].values())
 
 

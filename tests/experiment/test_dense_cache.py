@@ -31,8 +31,8 @@ def options(tmp_path: Path) -> dict[str, Any]:
     return {"dataset": "mnist", "data": images, "runs_dir": tmp_path, **values}
 
 
-def basis(**options: Any) -> dict[str, Any]:
-    return prepare(resolve(options), Silent()).basis
+def fingerprint(**options: Any) -> dict[str, Any]:
+    return prepare(resolve(options), Silent()).fingerprint
 
 
 def test_a_network_of_ones_own_that_was_edited_is_another_one(
@@ -44,8 +44,8 @@ def test_a_network_of_ones_own_that_was_edited_is_another_one(
     for width, between in ((20, "ReLU"), (20, "Tanh"), (30, "ReLU")):
         file.write_text(NET.format(width=width, between=between))
         own = {**options, "arch": f"{file}:make", "name": f"{width}{between}"}
-        found.append(basis(**own)["network_source"])
-        assert found[-1] == basis(**own)["network_source"]
+        found.append(fingerprint(**own)["network_source"])
+        assert found[-1] == fingerprint(**own)["network_source"]
         run(resolve(own), Silent())
     assert len(set(found)) == 3
     assert len(list(tmp_path.glob(".dense/*"))) == 3
@@ -59,8 +59,8 @@ def test_a_file_that_the_network_takes_functions_from_counts_too_and_one_that_me
     (folder / "net.py").write_text(NET.format(width=20, between="ReLU") + "\n\nimport widths_of_mine\n")
     (folder / "widths_of_mine.py").write_text("from deeper_of_mine import width\n")
     code = (
-        "import sys; sys.path.append('..'); from test_dense_cache import basis\n"
-        "print(basis(**eval(sys.argv[1]))['network_source'])"
+        "import sys; sys.path.append('..'); from test_dense_cache import fingerprint\n"
+        "print(fingerprint(**eval(sys.argv[1]))['network_source'])"
     )
     own = {**options, "arch": f"{folder / 'net.py'}:make"}
     own = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
@@ -80,7 +80,9 @@ def test_a_file_that_the_network_takes_functions_from_counts_too_and_one_that_me
 
 
 def test_architectures_and_what_they_are_made_of_have_their_own_digests(options: dict[str, Any]) -> None:
-    digests = [basis(**options, arch=arch)["network_source"] for arch in ("my", "lenet5", "lenet_300_100")]
+    digests = [
+        fingerprint(**options, arch=arch)["network_source"] for arch in ("my", "lenet5", "lenet_300_100")
+    ]
     assert len(set(digests)) == 3
 
 
@@ -115,6 +117,6 @@ def test_what_a_plugin_adds_up_is_shared_by_its_contents(options: dict[str, Any]
     found = []
     for factor in (1, -1):
         plugin.write_text(ADDS_UP.format(factor=factor))
-        found.append([basis(**own, method=method) for method in ("global_along", "global_mag")])
+        found.append([fingerprint(**own, method=method) for method in ("global_along", "global_mag")])
     assert found[0][0] != found[1][0]
     assert found[0][1] == found[1][1]

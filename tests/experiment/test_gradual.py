@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
-from pruning.experiment.run_files import Checkpoints, RunFolder
+from pruning.experiment.checkpoint import unpack_group
+from pruning.experiment.checkpoint_files import CheckpointFiles
+from pruning.experiment.run_files import RunFolder
 from pruning.experiment.runner import run
 from pruning.experiment.setup import prepare
 from pruning.experiment.verification import verify
@@ -66,22 +68,23 @@ def test_the_end_is_exactly_what_was_asked_for(folder: Path) -> None:
     assert all(check.agrees for check in verify(RunFolder(folder), Silent()))
 
 
-def test_what_is_removed_stays_zero_in_every_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sparsest = 0
-    save = Checkpoints.save
+def test_removed_weights_are_zero_in_every_checkpoint_and_never_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = [0]
+    save = CheckpointFiles.save
 
-    def look_and_save(self: Checkpoints, tensors: Any, facts: Any) -> None:
-        nonlocal sparsest
-        masks = {name[5:]: mask for name, mask in tensors.items() if name.startswith("mask.")}
-        assert all(tensors[f"model.{name}"][~mask].count_nonzero() == 0 for name, mask in masks.items())
-        removed = sum(int((~mask).sum()) for mask in masks.values())
-        assert removed >= sparsest
-        sparsest = removed
-        save(self, tensors, facts)
+    def check_and_save(self: CheckpointFiles, tensors: Any, values: Any) -> None:
+        network = unpack_group(tensors, "network") or tensors
+        masks, weights = unpack_group(network, "mask"), unpack_group(network, "model")
+        assert all(weights[name][~mask].count_nonzero() == 0 for name, mask in masks.items())
+        removed.append(sum(int((~mask).sum()) for mask in masks.values()))
+        assert removed[-1] >= removed[-2]
+        save(self, tensors, values)
 
-    monkeypatch.setattr(Checkpoints, "save", look_and_save)
+    monkeypatch.setattr(CheckpointFiles, "save", check_and_save)
     run(gradual(tmp_path, checkpoint_interval=1e-9), Silent())
-    assert sparsest == round(0.8 * WEIGHTS)
+    assert removed[-1] == round(0.8 * WEIGHTS)
 
 
 def test_interrupted_anywhere_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:

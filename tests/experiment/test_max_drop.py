@@ -17,6 +17,7 @@ from pruning.config.run_config import RunConfig
 from pruning.core.masks import Masks
 from pruning.errors import DivergedError
 from pruning.experiment.events import RoundFinished
+from pruning.experiment.rounds import accept, roll_back
 from pruning.experiment.run_files import RunFolder
 from pruning.experiment.runner import run
 from pruning.experiment.setup import prepare
@@ -101,14 +102,14 @@ def test_if_no_round_holds_the_dense_network_is_the_result(tmp_path: Path) -> No
 
 def test_going_back_restores_network_masks_and_warnings(tmp_path: Path) -> None:
     session = prepare(search(tmp_path, max_drop=5), Silent())
-    session.open_log(0)
+    session.log.open()
     session.warn("about the dense network")
     before = {name: tensor.clone() for name, tensor in session.model.state_dict().items()}
-    session.accept()
+    accept(session)
     kept = {layer.name: torch.zeros_like(layer.parameter, dtype=torch.bool) for layer in session.layers}
     session.masks = Masks(kept).apply(session.model)
     session.warn("everything is gone")
-    session.roll_back()
+    roll_back(session)
     assert session.masks is None
     assert session.progress.warnings == ["about the dense network"]
     assert all(torch.equal(before[name], tensor) for name, tensor in session.model.state_dict().items())

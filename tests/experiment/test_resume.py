@@ -37,6 +37,7 @@ from pruning.config.resolution import resolve
 from pruning.errors import InterruptedRunError, RunStoppedError
 from pruning.experiment.events import BatchLogged, Event
 from pruning.experiment.runner import run
+from pruning.utils.digests import digest
 
 OFTEN = (*SHORT, "--checkpoint-interval", "0.05", "--log-interval", "1")
 GRADIENTS = (*OFTEN, "--method", "global_grad", "--score-batches", "1000")
@@ -289,7 +290,8 @@ def test_a_run_on_other_images_is_not_resumed(tmp_path: Path) -> None:
     process.wait()
     for file in (folder / "state").glob("*.json"):
         sealed = json.loads(file.read_text())
-        sealed["facts"]["basis"]["images"] = "others"
+        sealed["values"]["fingerprint"]["images"] = "others"
+        sealed["values_sha256"] = digest(sealed["values"])
         file.write_text(json.dumps(sealed))
     process = fork(*OFTEN, "--name", "run", cwd=tmp_path)
     _, said = process.communicate(timeout=60)

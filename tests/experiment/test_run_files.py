@@ -9,52 +9,13 @@ import pytest
 import torch
 
 from pruning.errors import PruningError
+from pruning.experiment.event_log import EventLog
 from pruning.experiment.run_files import (
-    KEPT_CHECKPOINTS,
-    Checkpoints,
-    EventLog,
     RunFolder,
     record_digest,
     run_folder,
 )
 from pruning.utils.files import write_tensors
-
-
-def test_the_newest_whole_checkpoint_is_loaded(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.load() is None
-    for number in range(4):
-        checkpoints.save({"n": torch.tensor(number)}, {"number": number})
-    assert len(list(tmp_path.glob("*.json"))) == KEPT_CHECKPOINTS
-    tensors, facts = checkpoints.load() or ({}, {})
-    assert (int(tensors["n"]), facts["number"]) == (3, 3)
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "json"])
-@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_a_damaged_checkpoint_is_passed_over(suffix: str, damage: str, tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    for number in range(2):
-        checkpoints.save({"n": torch.tensor(number)}, {"number": number})
-    newest = max(tmp_path.glob(f"*.{suffix}"))
-    content = newest.read_bytes()
-    if damage == "missing":
-        newest.unlink()
-    elif damage == "truncated":
-        newest.write_bytes(content[:-3])
-    else:
-        newest.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
-    loaded = checkpoints.load()
-    assert loaded is not None
-    assert loaded[1]["number"] == 0
-
-
-def test_a_checkpoint_can_be_saved_after_a_damaged_one(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save({"n": torch.tensor(0)}, {"number": 0})
-    max(tmp_path.glob("*.json")).write_text("{")
-    checkpoints.save({"n": torch.tensor(1)}, {"number": 1})
-    assert (checkpoints.load() or ({}, {}))[1]["number"] == 1
 
 
 def test_a_log_is_cut_back_to_where_the_checkpoint_was(tmp_path: Path) -> None:

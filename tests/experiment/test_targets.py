@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from pruning.axes.allocation import Amount, LayerSize
 from pruning.errors import PruningError
 from pruning.experiment.targets import (
-    Step,
-    moments,
-    searched_steps,
-    series,
+    PruningStep,
+    amount_series,
+    finetuning_batches,
+    search_steps,
     sparsity_for_compression,
-    steps,
+    steps_to_amount,
     steps_to_compression,
 )
 
@@ -22,29 +22,31 @@ LAYERS = [LayerSize("a", 100), LayerSize("b", 900)]
 
 
 def test_a_sparsity_grows_as_scheduled() -> None:
-    found = steps(Amount(sparsity=0.875), "global", "geometric", 3, LAYERS)
-    assert found == [Step(sparsity, Amount(sparsity)) for sparsity in (0.5, 0.75, 0.875)]
+    found = steps_to_amount(Amount(sparsity=0.875), "global", "geometric", 3, LAYERS)
+    assert found == [PruningStep(sparsity, Amount(sparsity)) for sparsity in (0.5, 0.75, 0.875)]
 
 
 def test_a_count_grows_in_proportion_and_ends_as_itself() -> None:
-    found = steps(Amount(count=875), "global", "geometric", 3, LAYERS)
-    assert found == [Step(count / 1000, Amount(count=count)) for count in (500, 750, 875)]
+    found = steps_to_amount(Amount(count=875), "global", "geometric", 3, LAYERS)
+    assert found == [PruningStep(count / 1000, Amount(count=count)) for count in (500, 750, 875)]
 
 
 def test_a_count_for_each_layer_comes_to_the_sparsity_of_both() -> None:
     # 200 from each layer: all 100 of a, 200 of b, 300 of 1000 in all.
-    assert steps(Amount(count=200), "layer", "one_shot", 1, LAYERS) == [Step(0.3, Amount(count=200))]
+    assert steps_to_amount(Amount(count=200), "layer", "one_shot", 1, LAYERS) == [
+        PruningStep(0.3, Amount(count=200))
+    ]
 
 
 def test_fractions_by_layer_grow_in_proportion_and_end_as_themselves() -> None:
     asked = Amount(by_layer={"a": 0.5, "b": 0.1})  # 50 + 90 of 1000
-    found = steps(asked, "layer", "linear", 2, LAYERS)
-    assert found == [Step(0.07, Amount(by_layer={"a": 0.25, "b": 0.05})), Step(0.14, asked)]
+    found = steps_to_amount(asked, "layer", "linear", 2, LAYERS)
+    assert found == [PruningStep(0.07, Amount(by_layer={"a": 0.25, "b": 0.05})), PruningStep(0.14, asked)]
 
 
 @given(st.integers(0, 1200), st.integers(1, 8), st.sampled_from(["geometric", "linear"]))
 def test_the_last_rounds_count_is_the_count_asked_for(count: int, rounds: int, schedule: str) -> None:
-    found = steps(Amount(count=count), "global", schedule, rounds, LAYERS)
+    found = steps_to_amount(Amount(count=count), "global", schedule, rounds, LAYERS)
     counts = [step.amount.count or 0 for step in found]
     assert counts[-1] == count
     assert counts == sorted(counts)
@@ -56,17 +58,23 @@ def test_compression_counts_all_parameters_but_removes_prunable_ones() -> None:
 
 
 def test_a_compression_grows_as_a_ratio_of_all_parameters() -> None:
-    assert series("compression", 64, "geometric", 6) == [2, 4, 8, 16, 32, 64]
-    assert series("compression", 27, "geometric", 3) == [3, 9, 27]
-    assert series("compression", 4, "linear", 3) == [pytest.approx(4 / 3), 2, 4]  # a quarter goes each time
+    assert amount_series("compression", 64, "geometric", 6) == [2, 4, 8, 16, 32, 64]
+    assert amount_series("compression", 27, "geometric", 3) == [3, 9, 27]
+    assert amount_series("compression", 4, "linear", 3) == [
+        pytest.approx(4 / 3),
+        2,
+        4,
+    ]  # a quarter goes each time
     found = steps_to_compression(8, 1000, 900, "geometric", 3)
-    assert found == [Step(removed / 900, Amount(removed / 900)) for removed in (500, 750, 875)]
+    assert found == [PruningStep(removed / 900, Amount(removed / 900)) for removed in (500, 750, 875)]
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("base", [2, 3, 4, 10])
 def test_ratios_on_the_way_are_the_ratios_themselves(base: int, rounds: int) -> None:
-    assert series("compression", base**rounds, "geometric", rounds) == [base**i for i in range(1, rounds + 1)]
+    assert amount_series("compression", base**rounds, "geometric", rounds) == [
+        base**i for i in range(1, rounds + 1)
+    ]
 
 
 def test_everything_of_a_network_that_is_all_prunable_can_go() -> None:
@@ -80,18 +88,18 @@ def test_a_compression_that_cannot_be_reached_is_refused_with_the_largest_that_c
 
 def test_a_search_that_an_allocation_does_not_allow_is_refused() -> None:
     # uniform_plus spares the first 100 of 1000: three rounds of halving come to 875, four to 937.
-    assert searched_steps("uniform_plus", "until", 3, LAYERS)[-1] == Step(0.875, Amount(0.875))
+    assert search_steps("uniform_plus", "until", 3, LAYERS)[-1] == PruningStep(0.875, Amount(0.875))
     with pytest.raises(PruningError, match=r"4 rounds may go as far as sparsity 0.9375 .* spares the first"):
-        searched_steps("uniform_plus", "until", 4, LAYERS)
+        search_steps("uniform_plus", "until", 4, LAYERS)
 
 
 def test_a_fine_tuning_is_pruned_at_regular_moments_up_to_an_epoch() -> None:
-    assert moments(epochs=3, until=2, every=50, in_epoch=85) == [50, 100, 150]  # 170 batches
-    assert moments(epochs=3, until=0.5, every=14, in_epoch=85) == [14, 28, 42]
+    assert finetuning_batches(epochs=3, until=2, every=50, in_epoch=85) == [50, 100, 150]  # 170 batches
+    assert finetuning_batches(epochs=3, until=0.5, every=14, in_epoch=85) == [14, 28, 42]
     # Two thirds of 255 batches are 170: twenty prunings would be every 8.5 batches.
-    assert moments(epochs=3, until=None, every=None, in_epoch=85) == list(range(8, 171, 8))
-    assert moments(epochs=1, until=None, every=None, in_epoch=2) == [1]
+    assert finetuning_batches(epochs=3, until=None, every=None, in_epoch=85) == list(range(8, 171, 8))
+    assert finetuning_batches(epochs=1, until=None, every=None, in_epoch=2) == [1]
     with pytest.raises(
         PruningError, match="--prune-every 86 is never reached: pruning ends after 85 batches"
     ):
-        moments(epochs=3, until=1, every=86, in_epoch=85)
+        finetuning_batches(epochs=3, until=1, every=86, in_epoch=85)

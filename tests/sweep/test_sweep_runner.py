@@ -15,7 +15,7 @@ from conftest import Silent, events, outcome
 from sweep_files import planned
 
 from pruning.cli.app import execute
-from pruning.experiment.run_files import EventLog
+from pruning.experiment.event_log import EventLog
 from pruning.experiment.runner import run as experiment
 from pruning.sweep.plan import PlannedRun
 from pruning.sweep.runner import SweepState, run_sweep

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 from pruning.models.my import My
 from pruning.training.packed_layout import packed_forward, training_forward
@@ -53,5 +54,5 @@ def test_the_model_itself_is_used_where_the_layout_does_not_apply() -> None:
 
 def test_the_model_itself_is_used_when_a_hook_computes_a_weight() -> None:
     model = My(10, channels=1)
-    torch.nn.utils.prune.l1_unstructured(model.conv1, "weight", 0.5)
+    prune.l1_unstructured(model.conv1, "weight", 0.5)
     assert training_forward(model, "fp32", CPU) is model
