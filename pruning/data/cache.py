@@ -1,9 +1,7 @@
-"""The cache file of a folder's decoded images: one line of facts about them, then their bytes as they lie in
-memory.
+"""Cache files of decoded images: one line of metadata, then the pixels as they are in memory.
 
-It is only ever a shortcut: a file that is missing, outdated or damaged reads as None, one that can't be
-written is not written. The facts' line and the bytes each have their CRC-32, so that a damaged cache never
-becomes a result.
+A cache file only saves time: one that is missing, outdated or damaged is read as None, and one that cannot be
+written is skipped. Metadata and pixels each have a CRC-32, so that a damaged file is detected.
 """
 
 from __future__ import annotations
@@ -11,33 +9,35 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pruning.errors import RunStoppedError
+from pruning.utils.files import write_atomically
+
 
 def cache_folder() -> Path:
-    """Where downloads and decoded images are kept: `pruning` in $XDG_CACHE_HOME, or in ~/.cache."""
+    """Return the folder of downloads and decoded images: `pruning` in $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pruning"
 
 
-def load_facts(path: Path, key: str) -> dict[str, Any] | None:
-    """The facts stored under `key`; None if there are none or they are of another key."""
+def load_metadata(path: Path, key: str) -> dict[str, Any] | None:
+    """Return the metadata saved with `key`; None if there are none or their key differs."""
     try:
         with path.open("rb") as file:
-            header = _header(file.readline())
+            header = _parse_header(file.readline())
     except (OSError, ValueError):
         return None
     return header["facts"] if header["key"] == key else None
 
 
-def load_pixels(path: Path, sizes: Sequence[int]) -> list[bytearray] | None:
-    """The buffers of these sizes (bytes) stored with the facts; None unless they are there, unchanged."""
+def load_buffers(path: Path, sizes: Sequence[int]) -> list[bytearray] | None:
+    """Return the buffers of these sizes (bytes) that were saved with the metadata; None if they are damaged."""
     try:
         with path.open("rb") as file:
-            header = _header(file.readline())
+            header = _parse_header(file.readline())
             if path.stat().st_size != file.tell() + sum(sizes):
                 return None
             buffers = [bytearray(size) for size in sizes]
@@ -45,34 +45,32 @@ def load_pixels(path: Path, sizes: Sequence[int]) -> list[bytearray] | None:
                 file.readinto(buffer)
     except (OSError, ValueError):
         return None
-    return buffers if _checksum(buffers) == header["crc32"] else None
+    return buffers if _crc32(buffers) == header["crc32"] else None
 
 
-def save(path: Path, key: str, facts: dict[str, Any], buffers: Sequence[bytearray] = ()) -> None:
-    """Store `facts` and `buffers` under `key` in place of what was there; written beside, then renamed."""
-    content = json.dumps({"key": key, "facts": facts, "crc32": _checksum(buffers)}).encode()
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(b"%08x %b\n" % (zlib.crc32(content), content))
-                for buffer in buffers:
-                    file.write(buffer)
-            Path(beside).replace(path)
-        finally:
-            Path(beside).unlink(missing_ok=True)
+def save(path: Path, key: str, metadata: dict[str, Any], buffers: Sequence[bytearray] = ()) -> None:
+    """Write a cache file atomically; do nothing if it cannot be written."""
+    header = json.dumps({"key": key, "facts": metadata, "crc32": _crc32(buffers)}).encode()
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(b"%08x %b\n" % (zlib.crc32(header), header))
+            for buffer in buffers:
+                file.write(buffer)
+
+    with contextlib.suppress(RunStoppedError):
+        write_atomically(path, write)
 
 
-def _checksum(buffers: Sequence[bytearray]) -> int:
+def _crc32(buffers: Sequence[bytearray]) -> int:
     checksum = 0
     for buffer in buffers:
         checksum = zlib.crc32(buffer, checksum)
     return checksum
 
 
-def _header(line: bytes) -> dict[str, Any]:
-    checksum, _, content = line.rstrip(b"\n").partition(b" ")
-    if int(checksum, 16) != zlib.crc32(content):
-        raise ValueError("damaged")
-    return json.loads(content)
+def _parse_header(line: bytes) -> dict[str, Any]:
+    checksum, _, header = line.rstrip(b"\n").partition(b" ")
+    if int(checksum, 16) != zlib.crc32(header):
+        raise ValueError("damaged header")
+    return json.loads(header)

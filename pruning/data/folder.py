@@ -1,76 +1,73 @@
-"""Any folder of images: the user's own data, or a published data set laid out in folders."""
+"""Any folder of images: the user's own data, or a published data set as image files."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
-from pruning.data.images import Images, Progress, RawDataset, draw
+from pruning.data.images import Images, Progress, RawDataset, split_indices
 from pruning.data.listing import list_images
-from pruning.data.reading import read, survey_images
+from pruning.data.reading import infer_preprocessing, read
 from pruning.data.streaming import ImageFiles
 from pruning.errors import PruningError
 from pruning.registry import DATASETS
 
-PART_NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
-TEST_SHARE = 0.2
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+TEST_FRACTION = 0.2
 
 
 @DATASETS.register("folder", classes=None, input=None)
 def load(folder: Path | None, on_progress: Progress) -> RawDataset:
     """Any folder of images: class sub-folders, or these within train, val and test.
 
-    With `train`, `val` and `test`, each is what it says. With `train` and one of the others, that one is the
-    test set (validation images are then held out of `train`). With `train` alone, or class folders alone, a
-    fifth of the images is the test set: the same fifth whatever the run's seed, so that no network is tested
-    on what it, or a sibling of another seed that its weights come from, was trained on.
+    With `train` and only one of the others, that one is the test set, and validation images are held out of
+    `train`. With `train` alone, or class folders alone, a fifth of the images is the test set. It is the same
+    fifth for every seed, so that no network is tested on images that another seed's network, whose weights it
+    starts from, was trained on.
 
-    The size (at most 224) that more than half of the images share is the data's size, and an image of another
-    size is refused; without such a size, images are resized to 256 on their shorter side and the middle
-    224x224 is taken. Grey images stay grey if all of them are; otherwise all are RGB. RGB images are
-    augmented as CIFAR's are.
+    If more than half of the images have the same size, at most 224, any other size is an error. Otherwise
+    images are resized to 256 on their shorter side, and the center 224x224 is cropped. Images are grey if all
+    of them are, else RGB. RGB images are augmented as CIFAR's are.
     """
     if folder is None:
-        raise PruningError(
-            "Data set folder needs the folder of images: --data DIR.", options=("dataset", "data")
-        )
-    folders = _parts(folder)
+        raise PruningError("--dataset folder needs the folder of images: --data DIR.", options=("data",))
+    folders = _split_folders(folder)
     train = list_images(folders["train"])
-    others = [part for part in ("validation", "test") if part in folders]
-    listings = [train, *(list_images(folders[part], train.classes) for part in others)]
-    train_rows, test_rows = draw(len(train), 0 if others else round(TEST_SHARE * len(train)), seed=0)
-    if not others and not len(test_rows):
-        raise PruningError(
-            f"{folder} has {len(train)} images, too few to hold out a fifth of them for testing."
-        )
-    find_facts = partial(survey_images, listings, train_rows, on_progress)
-    images, facts = read(listings, folder, find_facts, on_progress)
-    parts: dict[str, Images | ImageFiles] = dict(zip(("train", *others), images, strict=True))
+    others = [split for split in ("validation", "test") if split in folders]
+    listings = [train, *(list_images(folders[split], train.classes) for split in others)]
+    train_indices, test_indices = split_indices(
+        len(train), 0 if others else round(TEST_FRACTION * len(train)), seed=0
+    )
+    if not others and not len(test_indices):
+        raise PruningError(f"{folder} has {len(train)} images, too few to hold out a fifth for testing.")
+    infer = partial(infer_preprocessing, listings, train_indices, on_progress)
+    images, preprocessing = read(listings, folder, infer, on_progress)
+    splits: dict[str, Images | ImageFiles] = dict(zip(("train", *others), images, strict=True))
     if not others:
-        parts = {"train": images[0].select(train_rows), "test": images[0].select(test_rows)}
+        splits = {"train": images[0].select(train_indices), "test": images[0].select(test_indices)}
     return RawDataset(
         classes=train.classes,
-        train=parts["train"],
-        validation=parts.get("validation"),
-        test=parts["test"],
-        mean=facts.mean,
-        std=facts.std,
-        augmentation="crop_and_flip" if facts.shape[0] == 3 else None,
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits["test"],
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        augmentation="crop_and_flip" if preprocessing.shape[0] == 3 else None,
     )
 
 
-def _parts(folder: Path) -> dict[str, Path]:
-    """Where the images of each part are; `validation` and `test` only if there are such folders."""
-    parts = {
-        part: folder / name
-        for part, names in PART_NAMES.items()
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folder of each split; `validation` and `test` only if they exist."""
+    found = {
+        split: folder / name
+        for split, names in SPLIT_FOLDERS.items()
         for name in names
         if (folder / name).is_dir()
     }
-    if not parts:
+    if not found:
         return {"train": folder}
-    if "train" not in parts:
-        raise PruningError(f"{folder} has a folder {next(iter(parts.values())).name}, but no folder train.")
-    if "validation" in parts and "test" not in parts:
-        parts["test"] = parts.pop("validation")
-    return parts
+    if "train" not in found:
+        raise PruningError(f"{folder} has a folder {next(iter(found.values())).name}, but no folder train.")
+    if "validation" in found and "test" not in found:
+        found["test"] = found.pop("validation")
+    return found

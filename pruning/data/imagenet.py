@@ -1,4 +1,4 @@
-"""ImageNet (Russakovsky et al. 2015), ILSVRC 2012, in class folders, as it is usually kept."""
+"""ImageNet (Russakovsky et al. 2015), ILSVRC 2012, in class folders."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def load(folder: Path | None, on_progress: Progress) -> RawDataset:
     """ImageNet, ILSVRC 2012: 1.28 million training photographs; the 50,000 in `val` are the test set.
 
-    Streamed: the middle 224x224 of an image resized to 256 on its shorter side; for training a random part of
-    it (8 to 100% of its area) resized to 224x224 and maybe mirrored (Szegedy et al. 2015).
+    Images are read while training: resized to 256 on the shorter side and center-cropped to 224x224; for
+    training, a random crop (8 to 100 % of the area) resized to 224x224 and flipped at random (Szegedy et al.
+    2015).
     """
     if folder is None:
         raise PruningError(
-            "ImageNet cannot be downloaded without an account at image-net.org; "
-            "name by --data the folder that holds its train and val, each with 1,000 class folders."
+            "ImageNet cannot be downloaded without an account at image-net.org. "
+            "Name the folder with its train and val, each with 1,000 class folders: --data DIR.",
+            options=("data",),
         )
-    for part in ("train", "val"):
-        if not (folder / part).is_dir():
+    for split in ("train", "val"):
+        if not (folder / split).is_dir():
             raise PruningError(
-                f"{folder} has no folder {part}; name by --data the folder that holds ImageNet's train and val, "
-                "each with 1,000 class folders."
+                f"--data {folder} has no folder {split}. Name the folder with ImageNet's train and val, "
+                "each with 1,000 class folders.",
+                options=("data",),
             )
     train = list_images(folder / "train")
     test = list_images(folder / "val", train.classes)
     if len(train.classes) != 1000:
         raise PruningError(
-            f"{folder / 'train'} has {len(train.classes):,} class folders, but ImageNet has 1,000; "
-            "a part of it is read by data set folder."
+            f"{folder / 'train'} has {len(train.classes):,} class folders, but ImageNet has 1,000. "
+            "For a part of it choose --dataset folder."
         )
     train_files, test_files = (
         ImageFiles(listing.paths, listing.targets, (3, 224, 224), "center_crop") for listing in (train, test)

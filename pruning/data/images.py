@@ -1,4 +1,4 @@
-"""What a data set's file hands over: labelled images in memory, and the facts that belong to them."""
+"""RawDataset, which a data set's file returns, and labelled images in memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pruning.data.splits import Split
 if TYPE_CHECKING:
     from pruning.data.streaming import ImageFiles
 
+# Called with a description, the number of finished items and their total.
 Progress = Callable[[str, int, int], None]
 
 
-def draw(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows of `total` (int64, ascending): those that are left when `count` are drawn by `seed`, and those
-    drawn."""
+def ignore_progress(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def split_indices(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw `count` of `total` indices by `seed`; return the others and those drawn (int64, ascending)."""
     drawn = torch.zeros(total, dtype=torch.bool)
     drawn[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]] = True
     return (~drawn).nonzero().flatten(), drawn.nonzero().flatten()
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """The listener of those who do not ask for progress."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +45,25 @@ class Images:
         _, channels, height, width = self.inputs.shape
         return channels, height, width
 
-    def select(self, rows: Tensor) -> Images:
-        """The images at `rows` (int64), copied."""
-        return Images(self.inputs.index_select(0, rows), self.targets[rows])
+    def select(self, indices: Tensor) -> Images:
+        """Return a copy of the images at `indices` (int64)."""
+        return Images(self.inputs.index_select(0, indices), self.targets[indices])
 
     def split(
         self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...], augmentation: str | None
     ) -> Split:
-        """These images on `device`, ready to be cut into batches."""
+        """Move the images to `device`."""
         return Split(self.inputs.to(device), self.targets.to(device), mean, std, augmentation)
 
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A data set as read.
+    """A data set as its file reads it, independent of seed and device.
 
-    `classes` are names in the order of the targets; `mean` and `std` per channel, of images scaled to 0..1,
-    and `augmentation` are the usual ones; `validation` is there only if the data set has validation images of
-    its own.
+    classes: class names; target i is `classes[i]`.
+    mean, std: the usual normalisation, per channel, of images scaled to 0..1.
+    augmentation: name in `splits.AUGMENTATIONS`, or "random_crop_and_flip" for images on disk.
+    validation: only if the data set has its own validation images.
     """
 
     classes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Folders of images: one sub-folder per class, its name the class' name."""
+"""List folders of images: one sub-folder per class, named after the class."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class Listing:
-    """Image files by class: `targets` (int64 [n]) are places in `classes`. In the order of the names,
-    always."""
+    """Image files and their classes, sorted by name: `targets` (int64 [n]) are indices into `classes`."""
 
     classes: tuple[str, ...]
     paths: tuple[str, ...]
@@ -30,41 +29,41 @@ class Listing:
 
 
 def list_images(folder: Path, classes: Sequence[str] | None = None) -> Listing:
-    """The images in the class folders of `folder`, however deep; hidden files and other files are passed
-    over.
+    """List the images in the class folders of `folder`, at any depth; hidden and other files are ignored.
 
-    `classes` are the only names allowed (None: any, but at least two). Raises PruningError for a folder that
-    is missing, has no class folders or an unknown one, and for a class folder without images.
+    Args:
+        classes: the only class names allowed; None: any, but at least two.
+
+    Raises:
+        PruningError: for a missing folder, no class folders, an unknown class, or a class without images.
     """
     found = [path.name for path in _class_folders(folder)]
     if not found:
         raise PruningError(
-            f"{folder} has no class folders: the images of each class belong in one of their own."
+            f"{folder} has no class folders. Put the images of each class into a sub-folder of their own."
         )
     if classes is None and len(found) == 1:
-        raise PruningError(f"{folder} has one class folder, {found[0]}; at least two are needed.")
-    known = tuple(classes or found)
+        raise PruningError(f"{folder} has one class folder, {found[0]}, but at least two are needed.")
+    class_names = tuple(classes or found)
     paths: list[str] = []
     targets: list[int] = []
     for name in found:
-        if name not in known:
-            raise PruningError(
-                f"{folder / name} is the folder of a class that the training images do not have."
-            )
-        images = list(_images(str(folder / name)))
+        if name not in class_names:
+            raise PruningError(f"{folder / name} is a class that the training images do not have.")
+        images = list(_image_paths(str(folder / name)))
         if not images:
             raise PruningError(f"{folder / name} is a class folder without images ({', '.join(SUFFIXES)}).")
         paths += images
-        targets += [known.index(name)] * len(images)
-    return Listing(known, tuple(paths), torch.tensor(targets))
+        targets += [class_names.index(name)] * len(images)
+    return Listing(class_names, tuple(paths), torch.tensor(targets))
 
 
 def fingerprint(paths: Iterable[str]) -> str:
-    """A digest of the files' names, sizes and times of change: another one if any of them was touched."""
+    """Return a SHA-256 of the files' names, sizes and modification times; the files are not read."""
     digest = hashlib.sha256()
     for path in paths:
         try:
-            status = os.stat(path)  # noqa: PTH116  (making a million Paths takes longer than this)
+            status = os.stat(path)  # noqa: PTH116  (creating a million Paths takes longer than this)
         except OSError as error:
             raise PruningError(f"{path} cannot be read: {error.strerror}.") from error
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
@@ -78,7 +77,7 @@ def _class_folders(folder: Path) -> list[Path]:
         raise PruningError(f"The folder {folder} cannot be read: {error.strerror}.") from error
 
 
-def _images(folder: str) -> Iterator[str]:
+def _image_paths(folder: str) -> Iterator[str]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -87,6 +86,6 @@ def _images(folder: str) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _images(entry.path)
+            yield from _image_paths(entry.path)
         elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
             yield entry.path

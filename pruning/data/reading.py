@@ -1,4 +1,4 @@
-"""Many image files -> one tensor, if memory allows; else what is needed to stream them."""
+"""Read many image files into one tensor if it fits in memory, else prepare to stream them."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ import torch
 from torch import Tensor
 
 from pruning.data import cache
-from pruning.data.decoding import Fit, Shape, survey
+from pruning.data.decoding import Fit, Shape, read_shape
 from pruning.data.images import Images, Progress
 from pruning.data.listing import Listing, fingerprint
 from pruning.data.streaming import ImageFiles
-from pruning.data.workers import in_workers
+from pruning.data.workers import map_in_workers
 
-# Images larger than this, and images of many sizes, are brought to this height and width, as networks for
-# ImageNet expect it.
-LARGEST = 224
+# Larger images, and images of many sizes, get this height and width, the usual one for ImageNet.
+MAX_SIZE = 224
 
-# Of the cache's content: to be raised when an image comes to other pixels, or to other facts, than before.
-_VERSION = 1
+# Part of the cache key: increase it if decoding or inferring changes.
+CACHE_VERSION = 1
 
-_STATISTICS_SAMPLE = 5_000
-_BLOCK = 256
+STATISTICS_SAMPLE = 5_000  # training images
+IMAGES_PER_TASK = 256  # of a worker process
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What holds for all images of a listing: the shape (c, h, w) that they come to, and how; the mean and
-    standard deviation per channel, scaled to 0..1, of the training images (of 5,000 of them, spread evenly,
-    if there are more).
+class Preprocessing:
+    """How all images of a data set become tensors.
+
+    shape: (channels, height, width) of the tensors.
+    fit: how images are fitted to `shape`.
+    mean, std: per channel, of the training images scaled to 0..1.
     """
 
     shape: Shape
@@ -46,46 +47,53 @@ class Facts:
 
 
 def read(
-    listings: Sequence[Listing], folder: Path, find_facts: Callable[[], Facts], on_progress: Progress
-) -> tuple[list[Images] | list[ImageFiles], Facts]:
-    """The images of each listing, and what holds for all of them (`find_facts` is asked if it is not known).
+    listings: Sequence[Listing], folder: Path, infer: Callable[[], Preprocessing], on_progress: Progress
+) -> tuple[list[Images] | list[ImageFiles], Preprocessing]:
+    """Return the images of each listing and their preprocessing.
 
-    In memory if they take at most half of what is available, else as files to be streamed. `folder`, where
-    they come from, has one cache file, which is made anew when a file in the folder was touched. Raises
-    PruningError naming a file that is no sound image, or not of the size that it must have.
+    The images are in memory if they need at most half of the available memory, else files to be streamed. They
+    are cached in one file per `folder`, which is replaced when a file in the folder changes.
+
+    Args:
+        folder: the folder of all listings.
+        infer: returns the preprocessing; called if it is not cached.
+
+    Raises:
+        PruningError: for a file that is not an image, or of the wrong size.
     """
-    key = f"{_VERSION} {fingerprint(path for listing in listings for path in listing.paths)}"
-    store = cache.cache_folder() / "images" / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
-    stored = cache.load_facts(store, key)
-    facts = _facts_from(stored) if stored else find_facts()
-    files = [ImageFiles(listing.paths, listing.targets, facts.shape, facts.fit) for listing in listings]
-    sizes = [len(part) * math.prod(facts.shape) for part in files]
+    key = f"{CACHE_VERSION} {fingerprint(path for listing in listings for path in listing.paths)}"
+    folder_digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+    cache_file = cache.cache_folder() / "images" / folder_digest
+    cached = cache.load_metadata(cache_file, key)
+    preprocessing = _from_metadata(cached) if cached else infer()
+    shape, fit = preprocessing.shape, preprocessing.fit
+    files = [ImageFiles(listing.paths, listing.targets, shape, fit) for listing in listings]
+    sizes = [len(split) * math.prod(shape) for split in files]
     if not fits_in_memory(sum(sizes)):
-        if not stored:
-            cache.save(store, key, asdict(facts))
-        return files, facts
-    buffers = cache.load_pixels(store, sizes) if stored else None
+        if not cached:
+            cache.save(cache_file, key, asdict(preprocessing))
+        return files, preprocessing
+    buffers = cache.load_buffers(cache_file, sizes) if cached else None
     if buffers is None:
-        buffers = [_decoded(part, "decoding images", on_progress) for part in files]
-        cache.save(store, key, asdict(facts), buffers)
-    return [_in_buffer(buffer, part) for buffer, part in zip(buffers, files, strict=True)], facts
+        buffers = [_decode_all(split, "decoding images", on_progress) for split in files]
+        cache.save(cache_file, key, asdict(preprocessing), buffers)
+    return [_view(buffer, split) for buffer, split in zip(buffers, files, strict=True)], preprocessing
 
 
 def fits_in_memory(size: int) -> bool:
-    """Whether `size` bytes are at most half of the memory that is available."""
+    """Whether `size` bytes are at most half of the available memory."""
     return 2 * size <= available_memory()
 
 
 def available_memory() -> int:
-    """Bytes of memory to be had: what the system calls available, within the limit of a container.
+    """Return the available memory in bytes, within the container's limit.
 
-    Where the system does not say (it does on Linux), all of the machine's memory, or 8 GiB if that is
-    unknown, too.
+    Without Linux's /proc/meminfo, all of the machine's memory; 8 GiB if that is unknown, too.
     """
-    limit = _number_in(Path("/sys/fs/cgroup/memory.max"))
-    used = _number_in(Path("/sys/fs/cgroup/memory.current"))
-    within_container = [limit - used] if limit is not None and used is not None else []
-    return min([_system_memory(), *within_container])
+    limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
+    used = _read_number(Path("/sys/fs/cgroup/memory.current"))
+    in_container = [limit - used] if limit is not None and used is not None else []
+    return min([_system_memory(), *in_container])
 
 
 def _system_memory() -> int:
@@ -100,51 +108,55 @@ def _system_memory() -> int:
         return 8 << 30
 
 
-def _number_in(path: Path) -> int | None:
+def _read_number(path: Path) -> int | None:
     try:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
 
 
-def _facts_from(stored: dict[str, Any]) -> Facts:
-    channels, height, width = stored["shape"]
-    return Facts((channels, height, width), stored["fit"], tuple(stored["mean"]), tuple(stored["std"]))
+def _from_metadata(metadata: dict[str, Any]) -> Preprocessing:
+    channels, height, width = metadata["shape"]
+    mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
+    return Preprocessing((channels, height, width), metadata["fit"], mean, std)
 
 
-def survey_images(listings: Sequence[Listing], training: Tensor, on_progress: Progress) -> Facts:
-    """The facts as the images themselves tell them; the rows `training` (int64) of the first listing are for
-    training.
+def infer_preprocessing(
+    listings: Sequence[Listing], training: Tensor, on_progress: Progress
+) -> Preprocessing:
+    """Infer shape, fit and normalisation from the images.
 
-    The size (at most 224) that more than half of the images share is the size of all, and it is an error to
-    have another; without such a size they are resized and cropped to 224x224. Grey images stay grey if all
-    are.
+    If more than half of the images have the same size, at most 224, it is the size of all; otherwise they are
+    resized and cropped to 224x224. There is one channel if all images are grey. Mean and deviation are those of
+    up to 5,000 evenly spaced training images.
+
+    Args:
+        training: indices (int64) of the training images in the first listing.
     """
     paths = [path for listing in listings for path in listing.paths]
-    found: list[Shape] = []
-    for shapes in in_workers(
-        _survey, [paths[begin : begin + _BLOCK] for begin in range(0, len(paths), _BLOCK)]
-    ):
-        found += shapes
-        on_progress("looking at images", len(found), len(paths))
-    shape, fit = _common_shape(found)
-    step = max(1, math.ceil(len(training) / _STATISTICS_SAMPLE))
+    shapes: list[Shape] = []
+    tasks = [paths[start : start + IMAGES_PER_TASK] for start in range(0, len(paths), IMAGES_PER_TASK)]
+    for some_shapes in map_in_workers(_read_shapes, tasks):
+        shapes += some_shapes
+        on_progress("looking at images", len(shapes), len(paths))
+    shape, fit = _common_shape(shapes)
+    step = max(1, math.ceil(len(training) / STATISTICS_SAMPLE))
     sample = ImageFiles(listings[0].paths, listings[0].targets, shape, fit).select(training[::step])
-    mean, std = statistics(_in_buffer(_decoded(sample, "measuring images", on_progress), sample).inputs)
-    # A channel that is the same everywhere has nothing to scale.
-    return Facts(shape, fit, mean, tuple(deviation or 1.0 for deviation in std))
+    mean, std = statistics(_view(_decode_all(sample, "measuring images", on_progress), sample).inputs)
+    # A constant channel has no deviation to divide by.
+    return Preprocessing(shape, fit, mean, tuple(deviation or 1.0 for deviation in std))
 
 
-def _common_shape(found: Sequence[Shape]) -> tuple[Shape, Fit]:
-    channels = max(channels for channels, _, _ in found)
-    (height, width), count = Counter((height, width) for _, height, width in found).most_common(1)[0]
-    if max(height, width) <= LARGEST and 2 * count > len(found):
+def _common_shape(shapes: Sequence[Shape]) -> tuple[Shape, Fit]:
+    channels = max(channels for channels, _, _ in shapes)
+    (height, width), count = Counter((height, width) for _, height, width in shapes).most_common(1)[0]
+    if max(height, width) <= MAX_SIZE and 2 * count > len(shapes):
         return (channels, height, width), "exact"
-    return (channels, LARGEST, LARGEST), "center_crop"
+    return (channels, MAX_SIZE, MAX_SIZE), "center_crop"
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images [n, c, h, w], scaled to 0..1, from counts."""
+    """Return mean and standard deviation per channel of uint8 images [n, c, h, w] scaled to 0..1."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
     for channel in images.unbind(1):
@@ -155,21 +167,21 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-def _survey(paths: Sequence[str]) -> list[Shape]:
-    return [survey(path) for path in paths]
+def _read_shapes(paths: Sequence[str]) -> list[Shape]:
+    return [read_shape(path) for path in paths]
 
 
-def _decoded(files: ImageFiles, what: str, on_progress: Progress) -> bytearray:
+def _decode_all(files: ImageFiles, what: str, on_progress: Progress) -> bytearray:
     buffer = bytearray(len(files) * math.prod(files.shape))
-    images = _in_buffer(buffer, files).inputs
+    images = _view(buffer, files).inputs
     done = 0
-    for block in in_workers(files.decode, torch.arange(len(files)).split(_BLOCK)):
+    for block in map_in_workers(files.decode, torch.arange(len(files)).split(IMAGES_PER_TASK)):
         images[done : done + len(block)] = block
         done += len(block)
         on_progress(what, done, len(files))
     return buffer
 
 
-def _in_buffer(buffer: bytearray, files: ImageFiles) -> Images:
-    """The images of `files`, whose pixels are (or will be) in `buffer`; not copied."""
+def _view(buffer: bytearray, files: ImageFiles) -> Images:
+    """Return a view of `buffer` as the images of `files`."""
     return Images(torch.frombuffer(buffer, dtype=torch.uint8).view(len(files), *files.shape), files.targets)

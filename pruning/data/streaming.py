@@ -1,4 +1,4 @@
-"""Images that do not fit in memory: worker processes read and decode them, batch by batch."""
+"""Images that do not fit in memory: worker processes read and decode each batch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from torch import Tensor
 
 from pruning.data.decoding import Fit, Shape, decode
 from pruning.data.listing import fingerprint
-from pruning.data.splits import AUGMENTATIONS, generator_for, normaliser
-from pruning.data.workers import in_workers
+from pruning.data.splits import AUGMENTATIONS, batch_generator, make_normalize
+from pruning.data.workers import map_in_workers
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Labelled images on disk: `paths` and `targets` (int64 [n]), and how each comes to `shape` (c, h, w)."""
+    """Labelled images on disk.
+
+    targets: int64 [n].
+    shape: (channels, height, width) of the decoded images.
+    fit: how images are fitted to `shape`.
+    """
 
     paths: tuple[str, ...]
     targets: Tensor
@@ -27,25 +32,25 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def select(self, rows: Tensor) -> ImageFiles:
-        """The images at `rows` (int64)."""
-        paths = tuple(self.paths[row] for row in rows.tolist())
-        return replace(self, paths=paths, targets=self.targets[rows])
+    def select(self, indices: Tensor) -> ImageFiles:
+        """Return the images at `indices` (int64)."""
+        paths = tuple(self.paths[index] for index in indices.tolist())
+        return replace(self, paths=paths, targets=self.targets[indices])
 
-    def decode(self, rows: Tensor) -> Tensor:
-        """The images at `rows` (int64), decoded here and now: uint8 [b, c, h, w]."""
-        return torch.stack([decode(self.paths[row], self.shape, self.fit) for row in rows.tolist()])
+    def decode(self, indices: Tensor) -> Tensor:
+        """Decode the images at `indices` (int64) into uint8 [b, c, h, w], in this process."""
+        return torch.stack([decode(self.paths[index], self.shape, self.fit) for index in indices.tolist()])
 
     def split(
         self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...], augmentation: str | None
     ) -> StreamedSplit:
-        """These images, ready to be read in batches that end up on `device`."""
+        """Return the images as a split with batches on `device`."""
         return StreamedSplit(self, device, mean, std, augmentation)
 
 
 @dataclass(frozen=True)
 class StreamedSplit:
-    """What `Split` is, for images on disk: they arrive on `device` batch by batch."""
+    """A `Split` of images on disk; each batch is read when it is needed and moved to `device`."""
 
     files: ImageFiles
     device: torch.device
@@ -62,7 +67,7 @@ class StreamedSplit:
         return self.files.targets.to(self.device)
 
     def fingerprint(self) -> str:
-        """A digest of the files' names, sizes and times of change: they are too many to be read for it."""
+        """Return a SHA-256 of the files' names, sizes and modification times; reading them would take too long."""
         return fingerprint(self.files.paths)
 
     def batches(
@@ -74,27 +79,25 @@ class StreamedSplit:
         augment: int | None = None,
         channels_last: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Split.batches`, to the letter; a file that cannot be read raises PruningError in its turn."""
-        rows = torch.arange(len(self)) if order is None else order.cpu()
-        batches = list(enumerate(rows.split(batch_size)))[start:]
+        """Like `Split.batches`; an unreadable file raises PruningError at its batch."""
+        indices = torch.arange(len(self)) if order is None else order.cpu()
+        batches = list(enumerate(indices.split(batch_size)))[start:]
         random = augment is not None and self.augmentation == "random_crop_and_flip"
-        read = partial(
-            _read, replace(self.files, fit="random_crop_and_flip") if random else self.files, augment
-        )
-        normalise = normaliser(self.mean, self.std, self.device, channels_last)
-        images = in_workers(read, batches, pin_memory=self.device.type == "cuda")
+        files = replace(self.files, fit="random_crop_and_flip") if random else self.files
+        read = partial(_read_batch, files, augment)
+        normalize = make_normalize(self.mean, self.std, self.device, channels_last)
+        images = map_in_workers(read, batches, pin_memory=self.device.type == "cuda")
         for (index, chosen), inputs in zip(batches, images, strict=True):
             inputs = inputs.to(self.device, non_blocking=True)
             if augment is not None and self.augmentation in AUGMENTATIONS:
-                inputs = AUGMENTATIONS[self.augmentation](inputs, generator_for(augment, index))
-            yield normalise(inputs), self.files.targets[chosen].to(self.device)
+                inputs = AUGMENTATIONS[self.augmentation](inputs, batch_generator(augment, index))
+            yield normalize(inputs), self.files.targets[chosen].to(self.device)
 
 
-def _read(files: ImageFiles, augment: int | None, batch: tuple[int, Tensor]) -> Tensor:
-    """The images of a batch, which is its index and its rows: uint8 [b, c, h, w], augmented by its own
-    seed."""
-    index, rows = batch
+def _read_batch(files: ImageFiles, augment: int | None, batch: tuple[int, Tensor]) -> Tensor:
+    """Read a batch, given its index and the indices of its images, into uint8 [b, c, h, w]."""
+    index, indices = batch
     with torch.random.fork_rng(devices=[]):
         if augment is not None:
-            torch.manual_seed(generator_for(augment, index).initial_seed())
-        return files.decode(rows)
+            torch.manual_seed(batch_generator(augment, index).initial_seed())
+        return files.decode(indices)

@@ -10,7 +10,7 @@ from pruning.data.cache import cache_folder
 from pruning.data.download import download
 from pruning.data.images import Progress, RawDataset
 from pruning.data.listing import Listing, list_images
-from pruning.data.reading import Facts, read
+from pruning.data.reading import Preprocessing, read
 from pruning.errors import PruningError
 from pruning.registry import DATASETS
 
@@ -18,7 +18,9 @@ NAME = "tiny-imagenet-200"
 # Not in torchvision.datasets.
 URL = f"http://cs231n.stanford.edu/{NAME}.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
-FACTS = Facts((3, 64, 64), "exact", mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821))
+PREPROCESSING = Preprocessing(
+    (3, 64, 64), "exact", mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821)
+)
 
 
 @DATASETS.register("tiny_imagenet", classes=200, input="3x64x64")
@@ -34,10 +36,9 @@ def load(folder: Path | None, on_progress: Progress) -> RawDataset:
             f"{home / 'train'} has {len(train.classes)} class folders, but Tiny ImageNet has 200."
         )
     listings = [train, _list_test_images(home / "val", train.classes)]
-    (train_images, test_images), _ = read(listings, home, lambda: FACTS, on_progress)
-    return RawDataset(
-        train.classes, train_images, test_images, FACTS.mean, FACTS.std, augmentation="crop_and_flip"
-    )
+    (train_images, test_images), _ = read(listings, home, lambda: PREPROCESSING, on_progress)
+    mean, std = PREPROCESSING.mean, PREPROCESSING.std
+    return RawDataset(train.classes, train_images, test_images, mean, std, augmentation="crop_and_flip")
 
 
 def _list_test_images(folder: Path, classes: tuple[str, ...]) -> Listing:

@@ -1,4 +1,4 @@
-"""The same function of many items in worker processes, results in order."""
+"""Map a function over items in worker processes, with results in order."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pruning.errors import PruningError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_MOST_WORKERS = 8
+MAX_WORKERS = 8
 
 
-def in_workers(
+def map_in_workers(
     function: Callable[[Item], Result], items: Sequence[Item], *, pin_memory: bool = False
 ) -> Iterator[Result]:
-    """`function` of every item, in the order of `items`, computed ahead in up to 8 processes.
+    """Yield `function(item)` in the order of `items`, computed ahead in up to 8 processes.
 
-    A single item is not worth a process. A PruningError is raised when its item's turn comes.
+    A single item is computed in this process. A PruningError is raised at the position of its item.
     """
     loader = DataLoader(
-        _Mapped(function),
+        _MappedDataset(function),
         sampler=items,
         batch_size=None,
-        num_workers=min(_MOST_WORKERS, len(items), _processors()) if len(items) > 1 else 0,
+        num_workers=min(MAX_WORKERS, len(items), _cpu_count()) if len(items) > 1 else 0,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_parent,
-        generator=torch.Generator(),  # else it would draw from the run's random state
+        worker_init_fn=_ignore_stop_signals,
+        generator=torch.Generator(),  # the default draws from the global random state
     )
     for result in loader:
         if isinstance(result, PruningError):
@@ -40,10 +40,10 @@ def in_workers(
         yield result
 
 
-class _Mapped(Dataset[Result | PruningError], Generic[Item, Result]):
-    """A function as the data set that DataLoader wants.
+class _MappedDataset(Dataset[Result | PruningError], Generic[Item, Result]):
+    """A function as the map-style data set of a DataLoader.
 
-    An error is handed back: raised in a worker, it would arrive with a traceback as its message.
+    A PruningError is returned, because DataLoader would put a worker's traceback into its message.
     """
 
     def __init__(self, function: Callable[[Item], Result]) -> None:
@@ -56,14 +56,14 @@ class _Mapped(Dataset[Result | PruningError], Generic[Item, Result]):
             return error
 
 
-def _processors() -> int:
-    """Those this process may use, where the system tells them from those it has."""
+def _cpu_count() -> int:
+    """Return the number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _leave_signals_to_parent(worker: int) -> None:
-    # Ctrl-C and a batch system's SIGTERM reach every process; the run finishes its batch first, and needs us.
+def _ignore_stop_signals(worker: int) -> None:
+    # Ctrl-C and a batch system's SIGTERM reach every process, but the run needs workers to finish its batch.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -49,7 +49,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     def write(beside: Path) -> None:
         beside.write_bytes(content)
 
-    _write(path, write)
+    write_atomically(path, write)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
@@ -66,7 +66,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
             raise OSError(str(error)) from error  # that is how it reports a full disk
         beside.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else can read
 
-    _write(path, write)
+    write_atomically(path, write)
 
 
 def write_network(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -84,7 +84,7 @@ def write_network(path: Path, state: Mapping[str, Tensor]) -> None:
         except RuntimeError as error:
             raise OSError(first_line(error)) from error  # that is how it reports a full disk
 
-    _write(path, write)
+    write_atomically(path, write)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -116,7 +116,12 @@ def cannot_write(path: Path, reason: str) -> RunStoppedError:
     )
 
 
-def _write(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` with a temporary path, sync that file, then rename it to `path`.
+
+    Raises:
+        RunStoppedError: if the file cannot be written; an old file at `path` is unchanged.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

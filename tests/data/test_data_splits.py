@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pruning.data import Split
-from pruning.data.splits import crop_and_flip, generator_for
+from pruning.data.splits import crop_and_flip, batch_generator
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -114,7 +114,7 @@ def test_crop_and_flip_is_a_shift_with_black_border_and_maybe_a_mirror_image() -
 
 def test_every_seed_and_batch_draws_differently() -> None:
     draws = {
-        tuple(torch.randint(0, 1 << 30, (2,), generator=generator_for(seed, index)).tolist())
+        tuple(torch.randint(0, 1 << 30, (2,), generator=batch_generator(seed, index)).tolist())
         for seed in range(30)
         for index in range(30)
     }
