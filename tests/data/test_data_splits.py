@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pruning.data import Split
-from pruning.data.splits import crop_and_flip, batch_generator
+from pruning.data.splits import batch_generator, crop_and_flip
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
