@@ -24,20 +24,20 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def picture(number: int, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Image.Image:
-    """A random image (width, height), another for every number."""
+    """Return a random image of `size` (width, height), seeded by `number`."""
     generator = torch.Generator().manual_seed(number)
     count = size[0] * size[1] * len(mode)
     pixels = torch.randint(0, 256, (count,), dtype=torch.uint8, generator=generator)
     return Image.frombytes(mode, size, bytes(pixels.tolist()))
 
 
-def write_images(folder: Path, per_class: int = 10, classes: str = "abc", **look: object) -> Path:
-    """Class folders of PNG images, all different."""
+def write_images(folder: Path, per_class: int = 10, classes: str = "abc", **options: object) -> Path:
+    """Write class folders of different PNG images; `options` are those of `picture`."""
     for place, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
             seed = zlib.crc32(f"{folder.name}/{place}/{number}".encode())
-            picture(seed, **look).save(folder / name / f"{number:03}.png")  # type: ignore[arg-type]
+            picture(seed, **options).save(folder / name / f"{number:03}.png")  # type: ignore[arg-type]
     return folder
 
 
@@ -45,7 +45,7 @@ def read(folder: Path, **options: object) -> Dataset:
     return load("folder", folder=folder, **options)  # type: ignore[arg-type]
 
 
-def test_images_and_classes_are_those_of_the_files(tmp_path: Path) -> None:
+def test_images_and_classes_match_the_files(tmp_path: Path) -> None:
     for part in ("train", "test"):
         write_images(tmp_path / "data" / part)
     data = read(tmp_path / "data", validation=0)
@@ -68,14 +68,16 @@ def test_images_and_classes_are_those_of_the_files(tmp_path: Path) -> None:
         (["."], (22, 2, 6)),
     ],
 )
-def test_layouts(tmp_path: Path, folders: list[str], sizes: tuple[int, int, int]) -> None:
+def test_every_layout_of_folders_has_three_splits(
+    tmp_path: Path, folders: list[str], sizes: tuple[int, int, int]
+) -> None:
     for part in folders:
         write_images(tmp_path / "data" / part)
     data = read(tmp_path / "data")
     assert (len(data.train), len(data.validation), len(data.test)) == sizes
 
 
-def test_one_folder_is_split_without_overlap_and_the_test_images_do_not_depend_on_the_seed(
+def test_one_folder_is_split_without_overlap_and_its_test_images_are_the_same_for_every_seed(
     tmp_path: Path,
 ) -> None:
     write_images(tmp_path / "data")
@@ -86,7 +88,7 @@ def test_one_folder_is_split_without_overlap_and_the_test_images_do_not_depend_o
     assert torch.equal(one.test.inputs, other.test.inputs)
 
 
-def test_a_data_set_s_own_validation_images_are_kept(tmp_path: Path) -> None:
+def test_a_val_folder_is_the_validation_split_for_every_seed(tmp_path: Path) -> None:
     for part in ("train", "val", "test"):
         write_images(tmp_path / "data" / part)
     one, other = read(tmp_path / "data", seed=1), read(tmp_path / "data", seed=2)
@@ -94,7 +96,7 @@ def test_a_data_set_s_own_validation_images_are_kept(tmp_path: Path) -> None:
     assert torch.equal(one.validation.inputs, other.validation.inputs)
 
 
-def test_normalisation_is_that_of_the_training_images(tmp_path: Path) -> None:
+def test_mean_and_deviation_are_those_of_the_training_images(tmp_path: Path) -> None:
     write_images(tmp_path / "data" / "train")
     write_images(tmp_path / "data" / "test", classes="ab")
     data = read(tmp_path / "data", validation=0)
@@ -104,12 +106,12 @@ def test_normalisation_is_that_of_the_training_images(tmp_path: Path) -> None:
     assert data.std == pytest.approx(scaled.std((0, 2, 3), correction=0).tolist(), abs=1e-12)
 
 
-def test_statistics_of_a_case_worked_out_by_hand() -> None:
+def test_statistics_match_a_case_computed_by_hand() -> None:
     images = torch.tensor([[[[0, 255]], [[51, 51]]]], dtype=torch.uint8)
     assert statistics(images) == (pytest.approx((0.5, 0.2)), pytest.approx((0.5, 0.0)))
 
 
-def test_a_channel_without_variation_is_left_unscaled(tmp_path: Path) -> None:
+def test_a_constant_channel_is_not_scaled(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(5):
@@ -119,21 +121,23 @@ def test_a_channel_without_variation_is_left_unscaled(tmp_path: Path) -> None:
     assert all(inputs.isfinite().all() for inputs, _ in data.train.batches(4))
 
 
-def test_too_few_images_to_test_with_are_refused(tmp_path: Path) -> None:
+def test_a_folder_too_small_for_a_test_split_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "data", per_class=1, classes="ab")
-    with pytest.raises(PruningError, match="too few"):
+    with pytest.raises(PruningError, match="2 images"):
         read(tmp_path / "data")
 
 
-def test_a_folder_is_the_same_by_any_of_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_used_for_the_same_folder_under_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_images(tmp_path / "data")
     read(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    _, heard = reports(Path("data"))
-    assert heard == set()
+    _, reported = read_with_progress(Path("data"))
+    assert reported == set()
 
 
-def test_grey_images_stay_grey_if_all_are(tmp_path: Path) -> None:
+def test_images_are_grey_only_if_all_of_them_are(tmp_path: Path) -> None:
     write_images(tmp_path / "grey", mode="L")
     grey = read(tmp_path / "grey")
     assert (grey.shape, grey.augmentation) == ((1, 16, 16), None)
@@ -142,7 +146,7 @@ def test_grey_images_stay_grey_if_all_are(tmp_path: Path) -> None:
     assert (mixed.shape, mixed.augmentation) == ((3, 16, 16), "crop_and_flip")
 
 
-def test_images_of_many_sizes_are_resized_and_cropped(tmp_path: Path) -> None:
+def test_images_of_many_sizes_are_cropped_to_224x224(tmp_path: Path) -> None:
     write_images(tmp_path / "data", per_class=3)
     for number, size in enumerate(
         [(30, 40), (300, 200), (60, 20), (20, 60), (224, 230), (5, 7), (9, 9), (8, 9), (1, 1)]
@@ -151,7 +155,7 @@ def test_images_of_many_sizes_are_resized_and_cropped(tmp_path: Path) -> None:
     assert read(tmp_path / "data").shape == (3, 224, 224)
 
 
-def test_other_files_hidden_files_and_deeper_folders(tmp_path: Path) -> None:
+def test_deeper_folders_are_read_and_hidden_and_other_files_are_ignored(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "data" / "train")
     write_images(tmp_path / "data" / "test")
     (folder / "a" / "notes.txt").write_text("not an image, and not called one")
@@ -171,17 +175,19 @@ def truncate(path: Path) -> None:
 
 
 BAD_IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "text": (damage(b"This is no image."), "is not an image"),
-    "empty": (damage(b""), "is not an image"),
-    "only a signature": (damage(b"\x89PNG\r\n\x1a\n"), "."),
-    "truncated": (truncate, "cannot be read as an image"),
-    "another size": (lambda path: picture(0, (17, 16)).save(path), "17x16 pixels, but .* 16x16"),
+    "text": (damage(b"This is not an image."), "004.png"),
+    "empty": (damage(b""), "004.png"),
+    "only a signature": (damage(b"\x89PNG\r\n\x1a\n"), "004.png"),
+    "truncated": (truncate, "004.png"),
+    "another size": (lambda path: picture(0, (17, 16)).save(path), "17x16 .* 16x16"),
     "16 bits, grey": (lambda path: Image.new("I;16", (16, 16)).save(path), "8 bits"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
-def test_a_bad_image_is_refused_by_name(tmp_path: Path, own_cache: Path, name: str) -> None:
+def test_an_invalid_image_is_refused_by_name_and_not_cached(
+    tmp_path: Path, own_cache: Path, name: str
+) -> None:
     spoil, message = BAD_IMAGES[name]
     path = write_images(tmp_path / "data") / "b" / "004.png"
     spoil(path)
@@ -192,7 +198,7 @@ def test_a_bad_image_is_refused_by_name(tmp_path: Path, own_cache: Path, name: s
     assert not own_cache.exists()
 
 
-def test_sixteen_bits_in_colour_are_refused(tmp_path: Path) -> None:
+def test_an_rgb_image_of_16_bits_is_refused(tmp_path: Path) -> None:
     import struct
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -217,19 +223,19 @@ def empty(folder: Path) -> None:
 BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no class folders": (
         lambda data: [empty(data / name) or (data / name).rmdir() for name in "abc"],
-        "no class folders",
+        "data ",
     ),
     "one class folder": (
         lambda data: [empty(data / name) or (data / name).rmdir() for name in "ab"],
-        "one class folder",
+        ", c,",
     ),
-    "an empty class folder": (lambda data: empty(data / "b"), "without images"),
-    "test without train": (lambda data: (data / "a").rename(data / "test"), "no folder train"),
+    "an empty class folder": (lambda data: empty(data / "b"), r"data/b .*\.png"),
+    "test without train": (lambda data: (data / "a").rename(data / "test"), "test.* train"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FOLDERS)
-def test_a_bad_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_invalid_folder_is_refused_by_name(tmp_path: Path, name: str) -> None:
     spoil, message = BAD_FOLDERS[name]
     write_images(tmp_path / "data", per_class=2)
     spoil(tmp_path / "data")
@@ -238,36 +244,36 @@ def test_a_bad_folder_is_refused(tmp_path: Path, name: str) -> None:
     assert str(tmp_path / "data") in str(caught.value)
 
 
-def test_a_test_class_that_was_not_trained_is_refused(tmp_path: Path) -> None:
+def test_a_test_class_without_training_images_is_refused_by_name(tmp_path: Path) -> None:
     write_images(tmp_path / "data" / "train", classes="ab")
     write_images(tmp_path / "data" / "test", classes="abx")
-    with pytest.raises(PruningError, match="training images do not have"):
+    with pytest.raises(PruningError, match="test/x"):
         read(tmp_path / "data")
 
 
-def test_no_folder_at_all_is_refused() -> None:
+def test_the_folder_data_set_needs_a_folder() -> None:
     with pytest.raises(PruningError, match="--data"):
         load("folder")
 
 
-def reports(folder: Path) -> tuple[Dataset, set[str]]:
-    heard: set[str] = set()
-    return read(folder, on_progress=lambda what, done, total: heard.add(what)), heard
+def read_with_progress(folder: Path) -> tuple[Dataset, set[str]]:
+    reported: set[str] = set()
+    return read(folder, on_progress=lambda what, done, total: reported.add(what)), reported
 
 
 def same(left: Dataset, right: Dataset) -> bool:
     splits = [(left.train, right.train), (left.validation, right.validation), (left.test, right.test)]
     assert all(isinstance(part, Split) for pair in splits for part in pair)
-    facts = left.mean == right.mean and left.std == right.std and left.shape == right.shape
-    return facts and all(torch.equal(one.inputs, other.inputs) for one, other in splits)  # type: ignore[union-attr]
+    same_shape = left.mean == right.mean and left.std == right.std and left.shape == right.shape
+    return same_shape and all(torch.equal(one.inputs, other.inputs) for one, other in splits)  # type: ignore[union-attr]
 
 
-def test_the_second_start_decodes_nothing_and_gives_the_same(tmp_path: Path, own_cache: Path) -> None:
+def test_the_second_load_decodes_no_image_and_is_identical(tmp_path: Path, own_cache: Path) -> None:
     write_images(tmp_path / "data")
-    first, heard = reports(tmp_path / "data")
-    assert heard == {"looking at images", "measuring images", "decoding images"}
-    second, heard = reports(tmp_path / "data")
-    assert heard == set()
+    first, reported = read_with_progress(tmp_path / "data")
+    assert reported == {"looking at images", "measuring images", "decoding images"}
+    second, reported = read_with_progress(tmp_path / "data")
+    assert reported == set()
     assert same(first, second)
     assert len(list(own_cache.iterdir())) == 1
 
@@ -283,35 +289,35 @@ def change_image(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [add_image, change_image])
-def test_a_change_in_the_folder_is_noticed(
+def test_a_changed_folder_is_decoded_again(
     tmp_path: Path, own_cache: Path, change: Callable[[Path], None]
 ) -> None:
     write_images(tmp_path / "data")
     before = read(tmp_path / "data")
     change(tmp_path / "data")
-    after, heard = reports(tmp_path / "data")
-    assert "decoding images" in heard
+    after, reported = read_with_progress(tmp_path / "data")
+    assert "decoding images" in reported
     assert not (len(before.train) == len(after.train) and same(before, after))
     assert len(list(own_cache.iterdir())) == 1
 
 
 @pytest.mark.parametrize("place", [0, 3, 20, 150, 400, -1])
-def test_a_damaged_cache_is_made_anew(tmp_path: Path, own_cache: Path, place: int) -> None:
+def test_a_damaged_cache_is_replaced_by_an_identical_one(tmp_path: Path, own_cache: Path, place: int) -> None:
     write_images(tmp_path / "data")
     first = read(tmp_path / "data")
     (cache,) = own_cache.iterdir()
     content = bytearray(cache.read_bytes())
-    sound = bytes(content)
+    valid = bytes(content)
     content[place] ^= 1
     cache.write_bytes(content)
-    again, heard = reports(tmp_path / "data")
-    assert "decoding images" in heard
+    again, reported = read_with_progress(tmp_path / "data")
+    assert "decoding images" in reported
     assert same(first, again)
-    assert cache.read_bytes() == sound
+    assert cache.read_bytes() == valid
 
 
 @pytest.mark.parametrize("keep", [0, 10, 300, 5_000, -1])
-def test_a_cache_cut_short_is_made_anew(tmp_path: Path, own_cache: Path, keep: int) -> None:
+def test_a_cache_cut_short_is_replaced(tmp_path: Path, own_cache: Path, keep: int) -> None:
     write_images(tmp_path / "data")
     first = read(tmp_path / "data")
     (cache,) = own_cache.iterdir()
@@ -319,7 +325,7 @@ def test_a_cache_cut_short_is_made_anew(tmp_path: Path, own_cache: Path, keep: i
     assert same(first, read(tmp_path / "data"))
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+def test_images_load_without_a_writable_cache(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the cache folder should be")
     write_images(tmp_path / "data")
     assert len(read(tmp_path / "data").test) == 6
@@ -330,38 +336,42 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning.data.reading, "available_memory", lambda: 1_000)
 
 
-def test_available_memory_is_some_and_not_more_than_a_machine_has() -> None:
-    assert 1 << 20 < available_memory() < 1 << 50
+def test_available_memory_is_at_most_the_memory_of_the_machine() -> None:
+    assert 0 < available_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_streamed_batches_are_those_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_batches_equal_batches_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "data")
-    held = read(tmp_path / "data")
+    in_memory = read(tmp_path / "data")
     monkeypatch.setattr(pruning.data.reading, "available_memory", lambda: 1_000)
     streamed = read(tmp_path / "data")
-    assert isinstance(held.train, Split) and isinstance(streamed.train, StreamedSplit)
-    assert (held.mean, held.std, held.classes) == (streamed.mean, streamed.std, streamed.classes)
-    assert torch.equal(held.train.targets, streamed.train.targets)
-    order = torch.randperm(len(held.train), generator=torch.Generator().manual_seed(3))
+    assert isinstance(in_memory.train, Split) and isinstance(streamed.train, StreamedSplit)
+    assert (in_memory.mean, in_memory.std, in_memory.classes) == (
+        streamed.mean,
+        streamed.std,
+        streamed.classes,
+    )
+    assert torch.equal(in_memory.train.targets, streamed.train.targets)
+    order = torch.randperm(len(in_memory.train), generator=torch.Generator().manual_seed(3))
     for options in ({}, {"order": order, "augment": 7}, {"order": order, "augment": 7, "start": 2}):
-        pairs = zip(held.train.batches(5, **options), streamed.train.batches(5, **options), strict=True)  # type: ignore[arg-type]
+        pairs = zip(in_memory.train.batches(5, **options), streamed.train.batches(5, **options), strict=True)  # type: ignore[arg-type]
         for (left, left_targets), (right, right_targets) in pairs:
             assert torch.equal(left, right)
             assert torch.equal(left_targets, right_targets)
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_what_was_found_out_about_streamed_images_is_cached(tmp_path: Path) -> None:
+def test_the_preprocessing_of_streamed_images_is_cached(tmp_path: Path) -> None:
     write_images(tmp_path / "data")
-    _, heard = reports(tmp_path / "data")
-    assert heard == {"looking at images", "measuring images"}
-    again, heard = reports(tmp_path / "data")
-    assert heard == set()
+    _, reported = read_with_progress(tmp_path / "data")
+    assert reported == {"looking at images", "measuring images"}
+    again, reported = read_with_progress(tmp_path / "data")
+    assert reported == set()
     assert isinstance(again.train, StreamedSplit)
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_an_image_that_goes_bad_while_streaming_is_named(tmp_path: Path) -> None:
+def test_an_image_damaged_after_loading_is_named_when_it_is_streamed(tmp_path: Path) -> None:
     write_images(tmp_path / "data" / "train")
     write_images(tmp_path / "data" / "test")
     data = read(tmp_path / "data")
@@ -369,11 +379,10 @@ def test_an_image_that_goes_bad_while_streaming_is_named(tmp_path: Path) -> None
     path.write_text("no longer an image")
     with pytest.raises(PruningError) as caught:
         list(data.test.batches(4))
-    assert str(caught.value) == f"{path} is not an image."
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_random_crops_are_drawn_by_seed_and_batch(tmp_path: Path) -> None:
-    """The usual augmentation of ImageNet, which happens where images are decoded."""
+def test_random_crops_depend_on_seed_and_batch_only(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "data", size=(40, 30))
     paths = tuple(str(path) for path in sorted(folder.rglob("*.png")))
     files = ImageFiles(paths, torch.arange(len(paths)), (3, 24, 24), "center_crop")

@@ -171,17 +171,17 @@ def test_svhn_has_the_images_and_labels_of_its_files(tmp_path: Path, label_kind:
     [
         (b"", "MATLAB"),
         (b"text" * 100, "level 5"),
-        (svhn_file()[:-9], "cut short"),
-        (svhn_file()[:400], "cut short"),
+        (svhn_file()[:-9], "train_32x32.mat"),
+        (svhn_file()[:400], "train_32x32.mat"),
         (MATLAB_HEADER, "32x32x3xN"),
         (MATLAB_HEADER + matrix("X", torch.arange(16).view(4, 4)), "32x32x3xN"),
-        (MATLAB_HEADER + element(9, bytes(8)), "not a matrix"),
+        (MATLAB_HEADER + element(9, bytes(8)), "type 9"),
         (svhn_file(labels=torch.tensor([1, 2, 3])), "32x32x3xN"),
         (svhn_file(labels=torch.tensor([1, 2, 3, 4, 11])), "1 to 10"),
         (svhn_file(labels=torch.tensor([0, 2, 3, 4, 5])), "1 to 10"),
     ],
 )
-def test_a_bad_file_of_svhn_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_invalid_svhn_file_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "train_32x32.mat"
     path.write_bytes(content)
     with pytest.raises(PruningError, match=message) as caught:
@@ -191,7 +191,7 @@ def test_a_bad_file_of_svhn_is_refused_by_name(tmp_path: Path, content: bytes, m
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(place=st.integers(0, 600), value=st.integers(0, 255))
-def test_any_damage_to_a_matlab_file_gives_arrays_or_a_pruning_error(
+def test_any_damage_to_a_matlab_file_raises_at_most_pruning_error(
     tmp_path: Path, place: int, value: int
 ) -> None:
     uncompressed = zlib.decompress(matrix("y", torch.arange(250))[8:])
@@ -224,7 +224,7 @@ def write_tiny_imagenet(folder: Path) -> Path:
     return folder
 
 
-def test_tiny_imagenet_with_its_table_of_test_classes(tmp_path: Path) -> None:
+def test_tiny_imagenet_has_the_test_classes_of_its_table(tmp_path: Path) -> None:
     data = load("tiny_imagenet", folder=write_tiny_imagenet(tmp_path / "tiny-imagenet-200"), validation=0)
     assert (data.shape, len(data.classes), len(data.train)) == ((3, 64, 64), 200, 200)
     assert data.test.targets.tolist() == [0, 10, 20]
@@ -247,24 +247,24 @@ def test_tiny_imagenet_is_extracted_from_the_archive_in_its_folder(
     ]  # fmt: skip
 
 
-def test_an_image_of_another_size_than_the_data_set_s_is_refused(tmp_path: Path) -> None:
+def test_a_tiny_imagenet_image_of_another_size_is_refused(tmp_path: Path) -> None:
     folder = write_tiny_imagenet(tmp_path)
     save_image(folder / "val" / "images" / "val_1.JPEG", size=63)
-    with pytest.raises(PruningError, match=r"val_1.JPEG is 63x63 pixels"):
+    with pytest.raises(PruningError, match=r"val_1\.JPEG.* 63x63 .* 64x64"):
         load("tiny_imagenet", folder=folder)
 
 
 @pytest.mark.parametrize(
     "row", ["val_0.JPEG", "val_0.JPEG\tn99999999", "../../secret.JPEG\tn00000001", "gone.JPEG\tn00000001"]
 )
-def test_a_bad_table_of_test_classes_is_refused(tmp_path: Path, row: str) -> None:
+def test_an_invalid_table_of_test_classes_is_refused(tmp_path: Path, row: str) -> None:
     folder = write_tiny_imagenet(tmp_path)
     (folder / "val" / "val_annotations.txt").write_text(row + "\n")
     with pytest.raises(PruningError, match=r"val_annotations.txt|gone.JPEG"):
         load("tiny_imagenet", folder=folder)
 
 
-def test_imagenet_is_streamed_from_its_class_folders(tmp_path: Path) -> None:
+def test_imagenet_images_are_streamed_from_their_class_folders(tmp_path: Path) -> None:
     for number in range(1000):
         for part in ("train", "val"):
             (tmp_path / part / f"n{number:08}").mkdir(parents=True)
@@ -279,13 +279,16 @@ def test_imagenet_is_streamed_from_its_class_folders(tmp_path: Path) -> None:
     assert targets.tolist() == [0, 999]
 
 
-def test_imagenet_needs_its_folder_and_all_classes(tmp_path: Path) -> None:
+def test_imagenet_needs_a_folder() -> None:
     with pytest.raises(PruningError, match="--data"):
         load("imagenet")
+
+
+def test_imagenet_with_two_classes_is_refused(tmp_path: Path) -> None:
     for part in ("train", "val"):
         for name in "ab":
             save_image(tmp_path / part / name / "1.png")
-    with pytest.raises(PruningError, match="2 class folders, but ImageNet has 1,000"):
+    with pytest.raises(PruningError, match=r"train.* 2 .* 1,000"):
         load("imagenet", folder=tmp_path)
 
 
@@ -293,15 +296,15 @@ def test_imagenet_needs_its_folder_and_all_classes(tmp_path: Path) -> None:
 def test_without_a_network_the_error_names_the_option_and_the_folder(
     monkeypatch: pytest.MonkeyPatch, own_cache: Path, name: str
 ) -> None:
-    nowhere = "http://127.0.0.1:9/file"
+    unreachable = "http://127.0.0.1:9/file"
     for published in (
         torchvision.datasets.CIFAR10,
         torchvision.datasets.CIFAR100,
         torchvision.datasets.EMNIST,
     ):
-        monkeypatch.setattr(published, "url", nowhere)
-    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", {"train": [nowhere, "", ""]})
-    monkeypatch.setattr(pruning.data.tiny_imagenet, "URL", nowhere)
+        monkeypatch.setattr(published, "url", unreachable)
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", {"train": [unreachable, "", ""]})
+    monkeypatch.setattr(pruning.data.tiny_imagenet, "URL", unreachable)
     with pytest.raises(PruningError, match="--data") as caught:
         load(name)
     assert str(own_cache) in str(caught.value) and "\n" not in str(caught.value)

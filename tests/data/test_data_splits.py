@@ -1,4 +1,4 @@
-"""Batches: every image once, normalised, in the order asked for, from any place; augmented by seed."""
+"""Batches: every image once, normalised, in the given order, from any start; augmented by seed."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ def split_of(count: int, size: int = 16, augmentation: str | None = None) -> Spl
     return Split(inputs, torch.arange(count), MEAN, STD, augmentation)
 
 
-def collected(batches: object) -> tuple[Tensor, Tensor]:
+def concatenate(batches: object) -> tuple[Tensor, Tensor]:
     inputs, targets = zip(*batches, strict=True)  # type: ignore[call-overload]
     return torch.cat(inputs), torch.cat(targets)
 
 
-def test_inputs_are_scaled_to_one_then_normalised_per_channel() -> None:
+def test_inputs_are_scaled_to_0_to_1_and_normalised_per_channel() -> None:
     split = split_of(7)
-    inputs, targets = collected(split.batches(3))
+    inputs, targets = concatenate(split.batches(3))
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     torch.testing.assert_close(inputs, (split.inputs / 255 - mean) / std)
     assert inputs.dtype == torch.float32
     assert targets.tolist() == list(range(7))
 
 
-def test_the_last_batch_may_be_smaller_and_nothing_is_left_out() -> None:
+def test_the_last_batch_has_the_remaining_images() -> None:
     assert [len(targets) for _, targets in split_of(10).batches(4)] == [4, 4, 2]
     assert [len(targets) for _, targets in split_of(8).batches(4)] == [4, 4]
 
 
 @given(st.integers(0, 40), st.integers(1, 50), st.integers(0, 2**31))
-def test_any_order_gives_every_image_once_in_that_order(count: int, batch_size: int, seed: int) -> None:
+def test_any_order_yields_every_image_once_in_that_order(count: int, batch_size: int, seed: int) -> None:
     split = Split(torch.zeros(count, 1, 2, 2, dtype=torch.uint8), torch.arange(count), (0.5,), (0.5,))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     seen = [target for _, targets in split.batches(batch_size, order=order) for target in targets.tolist()]
     assert seen == order.tolist()
 
 
-def test_order_and_slices_give_the_same_bits() -> None:
+def test_batches_without_order_equal_batches_in_ascending_order() -> None:
     split = split_of(10)
     by_slice, by_index = split.batches(4), split.batches(4, order=torch.arange(10))
     for (left, _), (right, _) in zip(by_slice, by_index, strict=True):
@@ -56,7 +56,7 @@ def test_order_and_slices_give_the_same_bits() -> None:
 
 @pytest.mark.parametrize("augmentation", [None, "crop_and_flip"])
 @pytest.mark.parametrize("start", [0, 1, 3, 4])
-def test_an_epoch_taken_up_in_its_middle_goes_on_to_the_bit(start: int, augmentation: str | None) -> None:
+def test_an_epoch_resumed_at_any_batch_is_bit_identical(start: int, augmentation: str | None) -> None:
     split, order = split_of(30, augmentation=augmentation), torch.randperm(30)
     whole = list(split.batches(8, order=order, augment=5))
     rest = list(split.batches(8, order=order, augment=5, start=start))
@@ -66,7 +66,7 @@ def test_an_epoch_taken_up_in_its_middle_goes_on_to_the_bit(start: int, augmenta
         assert torch.equal(left_targets, right_targets)
 
 
-def test_batches_leave_the_images_and_the_random_state_alone() -> None:
+def test_batches_do_not_change_the_images_or_the_random_state() -> None:
     split = split_of(9, augmentation="crop_and_flip")
     before, state = split.inputs.clone(), torch.get_rng_state()
     for inputs, _ in split.batches(4, augment=1):
@@ -75,25 +75,28 @@ def test_batches_leave_the_images_and_the_random_state_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_channels_last_changes_the_layout_and_nothing_else() -> None:
+def test_channels_last_changes_only_the_memory_format() -> None:
     split = split_of(6)
     for (plain, _), (last, _) in zip(split.batches(4), split.batches(4, channels_last=True), strict=True):
         assert torch.equal(plain, last)
         assert last.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_augmentation_needs_both_a_seed_and_a_data_set_that_has_one() -> None:
-    plain, _ = collected(split_of(12).batches(5))
-    assert torch.equal(collected(split_of(12).batches(5, augment=3))[0], plain)
-    assert torch.equal(collected(split_of(12, augmentation="crop_and_flip").batches(5))[0], plain)
+def test_images_are_augmented_only_with_a_seed_and_an_augmentation() -> None:
+    plain, _ = concatenate(split_of(12).batches(5))
+    assert torch.equal(concatenate(split_of(12).batches(5, augment=3))[0], plain)
+    assert torch.equal(concatenate(split_of(12, augmentation="crop_and_flip").batches(5))[0], plain)
     augmented = split_of(12, augmentation="crop_and_flip")
-    one, other = collected(augmented.batches(5, augment=3))[0], collected(augmented.batches(5, augment=4))[0]
+    one, other = (
+        concatenate(augmented.batches(5, augment=3))[0],
+        concatenate(augmented.batches(5, augment=4))[0],
+    )
     assert not torch.equal(one, plain)
     assert not torch.equal(one, other)
 
 
-def test_crop_and_flip_is_a_shift_with_black_border_and_maybe_a_mirror_image() -> None:
-    """Against a loop over images: pad by an eighth, try every window and its mirror image."""
+def test_crop_and_flip_is_a_window_of_the_padded_image_or_its_mirror_image() -> None:
+    """Reference: for each image padded by an eighth, compare every window and its mirror image."""
     inputs = torch.randint(1, 256, (40, 3, 16, 16), dtype=torch.uint8)
     padded = torch.nn.functional.pad(inputs, (2, 2, 2, 2))
     found = set()
@@ -112,7 +115,7 @@ def test_crop_and_flip_is_a_shift_with_black_border_and_maybe_a_mirror_image() -
     assert {mirrored for _, _, mirrored in found} == {False, True}
 
 
-def test_every_seed_and_batch_draws_differently() -> None:
+def test_every_seed_and_batch_has_its_own_random_numbers() -> None:
     draws = {
         tuple(torch.randint(0, 1 << 30, (2,), generator=batch_generator(seed, index)).tolist())
         for seed in range(30)
@@ -123,7 +126,7 @@ def test_every_seed_and_batch_draws_differently() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
-def test_a_gpu_sees_the_same_batches() -> None:
+def test_batches_on_a_gpu_equal_those_on_the_cpu() -> None:
     host = split_of(20, augmentation="crop_and_flip")
     device = Split(host.inputs.cuda(), host.targets.cuda(), MEAN, STD, "crop_and_flip")
     order = torch.randperm(20)
