@@ -48,7 +48,7 @@ REFUSED = "said who is doing it"
 def ending(said: str, code: int) -> str:
     if code == 0:
         return DONE
-    return REFUSED if code == 2 and "is being done by process" in said else f"exit code {code}: {said}"
+    return REFUSED if code == 2 and "in use by process" in said else f"exit code {code}: {said}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pruning.cli.startup import without_garbage_collection
 from pruning.cli.terminal import Terminal
 from pruning.config import plugins
 from pruning.experiment import records
-from pruning.utils.files import write_bytes
+from pruning.utils.files import write_bytes_atomic
 from pruning.utils.text import pluralize
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a complete run.")]
@@ -130,7 +130,7 @@ def bench(
         done.append(asdict(section))
     if json_file is not None:
         record = {"environment": environment(torch.device("cpu")), "quick": quick, "sections": done}
-        write_bytes(json_file, json.dumps(record, indent=2).encode())
+        write_bytes_atomic(json_file, json.dumps(record, indent=2).encode())
 
 
 def sweep(

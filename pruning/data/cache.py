@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning.errors import RunStoppedError
-from pruning.utils.files import write_atomically
+from pruning.utils.files import atomic_file
 
 
 def cache_folder() -> Path:
@@ -51,15 +50,10 @@ def load_buffers(path: Path, sizes: Sequence[int]) -> list[bytearray] | None:
 def save(path: Path, key: str, metadata: dict[str, Any], buffers: Sequence[bytearray] = ()) -> None:
     """Write a cache file atomically; do nothing if it cannot be written."""
     header = json.dumps({"key": key, "facts": metadata, "crc32": _crc32(buffers)}).encode()
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(b"%08x %b\n" % (zlib.crc32(header), header))
-            for buffer in buffers:
-                file.write(buffer)
-
-    with contextlib.suppress(RunStoppedError):
-        write_atomically(path, write)
+    with contextlib.suppress(OSError), atomic_file(path) as temporary, temporary.open("wb") as file:
+        file.write(b"%08x %b\n" % (zlib.crc32(header), header))
+        for buffer in buffers:
+            file.write(buffer)
 
 
 def _crc32(buffers: Sequence[bytearray]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.utils.digests import digest, file_digest
-from pruning.utils.files import read_tensors, write_bytes, write_tensors
+from pruning.utils.files import read_tensors, write_bytes_atomic, write_tensors_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +28,13 @@ class CheckpointFiles:
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Write a checkpoint, then delete all but the newest two."""
         number = max(self._numbers(), default=0) + 1
-        write_tensors(self._tensors(number), tensors)
+        write_tensors_atomic(self._tensors(number), tensors)
         sealed = {
             "values": dict(values),
             "values_sha256": digest(values),
             "tensors_sha256": file_digest(self._tensors(number)),
         }
-        write_bytes(self._values(number), json.dumps(sealed, allow_nan=False).encode())
+        write_bytes_atomic(self._values(number), json.dumps(sealed, allow_nan=False).encode())
         for old in sorted(self._numbers())[:-KEPT]:
             self._values(old).unlink(missing_ok=True)
             self._tensors(old).unlink(missing_ok=True)

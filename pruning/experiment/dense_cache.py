@@ -29,8 +29,8 @@ from pruning.experiment.session import Session
 from pruning.training.recipe import Recipe
 from pruning.training.seeds import derive_seed
 from pruning.utils.digests import digest, file_digest
-from pruning.utils.file_locks import hold
-from pruning.utils.files import read_tensors, write_tensors
+from pruning.utils.file_locks import file_lock
+from pruning.utils.files import read_tensors, write_tensors_atomic
 
 REVISION = 3  # raised whenever a change of the code changes the result of dense training
 
@@ -110,7 +110,7 @@ def dense_network(session: Session, *, fresh: bool) -> DenseStates:
     def report_waiting(holder: str) -> None:
         session.log.emit(DenseWaiting(message=f"Waiting for {holder}, which trains the same dense network."))
 
-    with hold(folder.lock, "The dense training", report_waiting, session.log.check_stop):
+    with file_lock(folder.lock, "The dense training", report_waiting, session.log.check_stop):
         if fresh:
             folder.clear()
         cached = folder.read_facts()
@@ -136,7 +136,7 @@ def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
 
     def write_rewind_state(epoch: int) -> None:
         if epoch == session.config.rewind_epoch and session.policy.needs_rewind_state:
-            write_tensors(folder.rewind_state(epoch), session.model.state_dict())
+            write_tensors_atomic(folder.rewind_state(epoch), session.model.state_dict())
 
     with session.clock.stage("dense_training"):
         fit(
@@ -147,9 +147,9 @@ def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
             callbacks=[AfterEpoch(write_rewind_state)],
             phase="dense",
         )
-    write_tensors(folder.network, session.model.state_dict())
+    write_tensors_atomic(folder.network, session.model.state_dict())
     if session.accumulated:
-        write_tensors(folder.accumulated, session.accumulated.tensors())
+        write_tensors_atomic(folder.accumulated, session.accumulated.tensors())
     facts = {"seconds": session.progress.timing["dense_training"], "basis": session.fingerprint}
     folder.write_facts(facts)
     return facts
@@ -209,5 +209,5 @@ def _rewind_state(
             last_epoch=session.config.rewind_epoch,
             phase="dense prefix",
         )
-    write_tensors(file, session.model.state_dict())
+    write_tensors_atomic(file, session.model.state_dict())
     return read_tensors(file)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from pruning.utils.files import cannot_write
+from pruning.utils.files import write_error
 
 
 class EventLog:
@@ -25,14 +25,14 @@ class EventLog:
             self._file: IO[bytes] = path.open("ab", buffering=0)
             self._file.truncate(min(length, path.stat().st_size))
         except OSError as error:
-            raise cannot_write(path, error.strerror or str(error)) from error
+            raise write_error(path, error.strerror or str(error)) from error
 
     @property
     def length(self) -> int:
         """Bytes written so far. RunStoppedError if somebody removed the file."""
         status = os.fstat(self._file.fileno())
         if status.st_nlink == 0:
-            raise cannot_write(self._path, "the run's folder was removed")
+            raise write_error(self._path, "the run's folder was removed")
         return status.st_size
 
     def write(self, event: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ class EventLog:
             reason = error.strerror or str(error)
         with contextlib.suppress(OSError):
             self._file.truncate(before)
-        raise cannot_write(self._path, reason)
+        raise write_error(self._path, reason)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

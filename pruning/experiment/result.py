@@ -69,11 +69,11 @@ def write_network(session: Session) -> None:
             f"validation top-1 ({session.progress.dense['validation_top1']:.2f} %). The final network is the dense one."
         )
     masks = _nothing_pruned(session) if session.masks is None else session.masks
-    files.write_tensors(folder.model, session.model.state_dict())
-    files.write_tensors(folder.masks, masks.tensors(), about=MASKS_FORMAT)
+    files.write_tensors_atomic(folder.model, session.model.state_dict())
+    files.write_tensors_atomic(folder.masks, masks.tensors(), metadata=MASKS_FORMAT)
     saved_model = config.saved_model_path()
     if saved_model is not None:
-        files.write_network(saved_model, session.model.state_dict())
+        files.write_state_dict_atomic(saved_model, session.model.state_dict())
 
 
 def measure_shrunk(network: nn.Module, session: Session) -> dict[str, Any]:

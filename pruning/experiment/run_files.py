@@ -26,7 +26,7 @@ import yaml
 from pruning.errors import PruningError
 from pruning.experiment.checkpoint_files import CheckpointFiles
 from pruning.utils.digests import digest, file_digest
-from pruning.utils.files import end_of_file, write_bytes
+from pruning.utils.files import read_tail, write_bytes_atomic
 from pruning.utils.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -141,14 +141,14 @@ class RunFolder:
     def latest_events(self) -> list[dict[str, Any]]:
         """The events at the end of the log, oldest first; none if there is no log. A torn line is passed over."""
         events = []
-        for line in end_of_file(self.events, TAIL).splitlines():
+        for line in read_tail(self.events, TAIL).splitlines():
             with contextlib.suppress(ValueError):
                 events.append(json.loads(line))
         return [event for event in events if isinstance(event, dict)]
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         header = "# The whole resolved configuration; `main.py --config` on this file repeats the run.\n"
-        write_bytes(self.config, (header + yaml.safe_dump(dict(values), sort_keys=False)).encode())
+        write_bytes_atomic(self.config, (header + yaml.safe_dump(dict(values), sort_keys=False)).encode())
 
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write the record, sealed with the digests of network, masks and of itself, and return it.
@@ -158,7 +158,7 @@ class RunFolder:
         files = {path.name: file_digest(path) for path in (self.model, self.masks)}
         sealed = {**result, "sha256": files}
         sealed["sha256"] = {**files, self.result.name: record_digest(sealed)}
-        write_bytes(self.result, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
+        write_bytes_atomic(self.result, (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode())
         shutil.rmtree(self.state, ignore_errors=True)
         return sealed
 
@@ -233,7 +233,7 @@ class DenseFolder:
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Last of all: from then on the training is used."""
         sealed = {**facts, **self._seals()}
-        write_bytes(self.facts, json.dumps(sealed, indent=2, allow_nan=False).encode())
+        write_bytes_atomic(self.facts, json.dumps(sealed, indent=2, allow_nan=False).encode())
         shutil.rmtree(self.state, ignore_errors=True)
 
     def _seals(self) -> dict[str, str]:
@@ -280,14 +280,14 @@ class SweepFiles:
             return None
 
     def write_ending(self, code: int, seconds: float) -> None:
-        write_bytes(self.ending, json.dumps({"code": code, "seconds": seconds}).encode())
+        write_bytes_atomic(self.ending, json.dumps({"code": code, "seconds": seconds}).encode())
 
     def write_config(self, values: Mapping[str, Any]) -> None:
-        write_bytes(self.config, yaml.safe_dump(dict(values), sort_keys=False).encode())
+        write_bytes_atomic(self.config, yaml.safe_dump(dict(values), sort_keys=False).encode())
 
     def end_of_log(self, lines: int) -> list[str]:
         """The last lines that are not empty; none if there is no log."""
-        said = end_of_file(self.log, TAIL).decode(errors="replace").splitlines()
+        said = read_tail(self.log, TAIL).decode(errors="replace").splitlines()
         return [line for line in said if line.strip()][-lines:]
 
     def _place(self, suffix: str) -> Path:

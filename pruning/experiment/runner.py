@@ -28,7 +28,7 @@ def run(config: RunConfig, observer: Observer, *, fresh: bool = False) -> dict[s
     with explain_failures():
         check_outputs(config, fresh=fresh)
         session = prepare(config, observer)
-        with file_locks.hold(session.folder.lock, f"The run {session.folder.path.name}"):
+        with file_locks.file_lock(session.folder.lock, f"The run {session.folder.path.name}"):
             return _run(session, fresh=fresh or config.dry_run)
 
 

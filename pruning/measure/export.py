@@ -141,7 +141,7 @@ def _compare(model: nn.Module, outputs: Outputs, batches: Iterable[Batch], to: s
 
 
 def _write_dense(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
-    files.write_tensors(path, model.state_dict())
+    files.write_tensors_atomic(path, model.state_dict())
     return {}
 
 

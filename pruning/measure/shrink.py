@@ -83,7 +83,7 @@ def shrink(model: nn.Module, images: Tensor) -> ShrunkNetwork:
 
 def save(model: nn.Module, path: Path) -> None:
     """Write a shrunk network as a safetensors file; the shapes of its tensors are its widths."""
-    files.write_tensors(path, model.state_dict(), FORMAT)
+    files.write_tensors_atomic(path, model.state_dict(), FORMAT)
 
 
 def load(model: nn.Module, path: Path) -> nn.Module:

@@ -87,7 +87,7 @@ def save(tensors: Mapping[str, Tensor], path: Path, *, half: bool = False) -> St
     that can't be stored (complex, quantised, sparse).
     """
     content = pack(tensors, half=half)
-    files.write_bytes(path, content)
+    files.write_bytes_atomic(path, content)
     return _weigh(tensors, len(content))
 
 

@@ -70,7 +70,7 @@ def write_report(folders: Sequence[Path], out: Path) -> WrittenReport:
         PruningError: a folder is missing, has no complete run or a damaged record, `out` cannot be written to, or
             Matplotlib is missing. Nothing is written then.
     """
-    files.check_writable(out, "--out")
+    files.check_folder_writable(out, "--out")
     runs, repeats = drop_repeats(read_runs(folders))
     tasks = make_tasks(runs)
     warnings = [*repeats, *(warning for task in tasks for warning in task.warnings)]
@@ -85,7 +85,7 @@ def write_report(folders: Sequence[Path], out: Path) -> WrittenReport:
         contents |= {f"{figure.name}.svg": figure.svg, f"{figure.name}.png": figure.png}
     contents["index.html"] = render_page(tasks, figures, checklist(tasks), warnings)
     for name, content in contents.items():
-        files.write_bytes(out / name, content.encode() if isinstance(content, str) else content)
+        files.write_bytes_atomic(out / name, content.encode() if isinstance(content, str) else content)
     return WrittenReport(
         page=out / "index.html",
         files=tuple(out / name for name in contents),

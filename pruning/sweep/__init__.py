@@ -50,7 +50,7 @@ def plan_sweep(
     Raises:
         PruningError: any of the runs is invalid, or the options conflict.
     """
-    files.check_writable(runs_dir, "--runs-dir")
+    files.check_folder_writable(runs_dir, "--runs-dir")
     runs = expand_grid(read_grid(file, settings), runs_dir)
     configs = [run.config for run in runs]
     if any(config.tensorboard for config in configs):

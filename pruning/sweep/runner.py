@@ -21,7 +21,7 @@ from pruning.errors import STOP_SIGNALS, InterruptedRunError
 from pruning.sweep.plan import PlannedRun, SweepPlan, epochs_per_run
 from pruning.sweep.progress import NOT_STARTED, RunProgress, estimate_seconds_left, read_progress
 from pruning.sweep.slots import Slots
-from pruning.utils.file_locks import claim, is_held
+from pruning.utils.file_locks import claim, is_locked
 
 # Seconds between two checks.
 POLL_INTERVAL = 0.1  # of the processes
@@ -196,7 +196,7 @@ def _fill_slots(state: SweepState, observer: SweepObserver) -> None:
             return
         state.last_checked[run.name] = time.monotonic()
         claimed = claim(run.files.lock)
-        if claimed is None or is_held(run.files.run.lock):
+        if claimed is None or is_locked(run.files.run.lock):
             state.elsewhere.add(run.name)
         elif _move_if_ended(state, run):
             observer.run_ended(state, run)
@@ -299,7 +299,7 @@ def _move_ended(state: SweepState, process: RunProcess) -> None:
         state.done[run.name] = record
         state.seconds[run.name] = process.elapsed
         run.files.write_ending(0, process.elapsed)
-    elif is_held(run.files.run.lock):
+    elif is_locked(run.files.run.lock):
         # The process was refused because the user runs the same command by hand.
         state.waiting[run.name] = run
         state.elsewhere.add(run.name)

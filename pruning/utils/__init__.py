@@ -1,1 +1,1 @@
-"""Files, locks, digests and statistics that know nothing of pruning."""
+"""General helpers without knowledge of pruning: atomic files, locks, digests, YAML, PyTorch modules, statistics."""

@@ -1,4 +1,4 @@
-"""What tells contents apart: one SHA-256 for values and one for files, as records and caches hold them."""
+"""SHA-256 digests of values and files, for records and cache keys."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def digest(values: Any) -> str:
-    """Hexadecimal SHA-256 of JSON-able values, independent of the order of keys."""
+    """Return the hexadecimal SHA-256 of JSON-serialisable values. The order of keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """Hexadecimal SHA-256 of what is in the file. OSError if it cannot be read."""
+    """Return the hexadecimal SHA-256 of a file's bytes. Raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,83 +1,92 @@
-"""One writer at a time: lock files that the system frees when their holder ends, however it ends.
-
-They lie in one folder inside the records folder, which is the one that an error names.
-"""
+"""Lock files: one writer at a time. The operating system releases a lock when its holder ends, even by SIGKILL."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock, Timeout
+
 from pruning.errors import PruningError
 
+POLL_SECONDS = 0.1
 
-@contextlib.contextmanager
-def hold(
+
+@contextmanager
+def file_lock(
     lock: Path,
-    what: str,
+    task: str,
     on_wait: Callable[[str], None] | None = None,
-    while_waiting: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Hold a lock file while writing; the system lets go of it when the process ends, however it ends.
+    """Hold a lock file inside the `with` block, in this process alone: forked workers do not inherit it.
 
-    If another process holds it: PruningError that names that process; or, with `on_wait`, tell that and wait, calling
-    `while_waiting` (which may raise) ten times a second.
+    Args:
+        lock: The lock file; it and its folder are created. It names its holder.
+        task: What the lock protects, as the subject of a message: "The run NAME".
+        on_wait: Called with the holder's description before waiting. Without it a lock in use is an error.
+        check_stop: Called ten times a second while waiting; an error that it raises ends the wait.
+
+    Raises:
+        PruningError: The folder is not writable, or another process holds the lock and `on_wait` is None.
     """
-    with _open_lock(lock) as file:
-        if not _taken(file):
-            holder = _holder(file)
-            if on_wait is None:
-                raise PruningError(f"{what} is being done by {holder}; wait for it, or stop it first.")
-            on_wait(holder)
-            while not _taken(file):
-                while_waiting()
-                time.sleep(0.1)
-        _sign(file)
+    _create_folder(lock)
+    holder_lock = FileLock(lock)
+    try:
+        holder_lock.acquire(blocking=False)
+    except Timeout:
+        if on_wait is None:
+            raise PruningError(
+                f"{task} is in use by {_holder(lock)}. Wait for that process, or stop it."
+            ) from None
+        on_wait(_holder(lock))
+        _wait(holder_lock, check_stop)
+    except OSError as error:
+        raise _not_writable(lock, error) from None
+    try:
+        lock.write_text(_own_description())
         yield
+    finally:
+        holder_lock.release()
 
 
 def claim(lock: Path) -> IO[str] | None:
-    """Hold a lock file until what is returned is closed, in this process and in every child that inherited it.
+    """Acquire a lock that child processes inherit with the open file; None if another process holds it.
 
-    None if another process holds it.
+    The lock lasts until this process and every child have closed the file or ended. filelock cannot do this: its
+    release unlocks the file for the children, too.
     """
-    file = _open_lock(lock)
-    if not _taken(file):
+    _create_folder(lock)
+    try:
+        file = lock.open("a+")
+    except OSError as error:
+        raise _not_writable(lock, error) from None
+    if not _acquire(file):
         file.close()
         return None
-    _sign(file)
+    file.truncate(0)
+    file.write(_own_description())
+    file.flush()
     return file
 
 
-def is_held(lock: Path) -> bool:
-    """Whether a process holds this lock file now."""
+def is_locked(lock: Path) -> bool:
+    """Whether any process holds this lock file."""
     try:
         with lock.open("r+") as file:
-            return not _taken(file)
+            return not _acquire(file)
     except OSError:
         return False
 
 
-def _open_lock(lock: Path) -> IO[str]:
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return lock.open("a+")
-    except OSError as error:
-        runs_dir = lock.parent.parent
-        raise PruningError(
-            f"--runs-dir {runs_dir} cannot be written to ({error.strerror}); give another folder.",
-            options=("runs_dir",),
-        ) from None
-
-
-def _taken(file: IO[str]) -> bool:
+def _acquire(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -85,18 +94,38 @@ def _taken(file: IO[str]) -> bool:
         return False
 
 
-def _sign(file: IO[str]) -> None:
-    """Write into a lock file who holds it."""
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}))
-    file.flush()
+def _wait(lock: FileLock, check_stop: Callable[[], None]) -> None:
+    while True:
+        check_stop()
+        try:
+            lock.acquire(timeout=POLL_SECONDS, poll_interval=POLL_SECONDS)
+            return
+        except Timeout:
+            continue
 
 
-def _holder(file: IO[str]) -> str:
-    file.seek(0)
+def _create_folder(lock: Path) -> None:
     try:
-        holder = json.loads(file.read())
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(lock, error) from None
+
+
+def _not_writable(lock: Path, error: OSError) -> PruningError:
+    reason = error.strerror or error
+    return PruningError(
+        f"The lock file {lock} cannot be created ({reason}). Choose a folder that is writable."
+    )
+
+
+def _own_description() -> str:
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()})
+
+
+def _holder(lock: Path) -> str:
+    """Describe the process that holds a lock file, as far as the file names it."""
+    try:
+        holder = json.loads(lock.read_text())
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -1,13 +1,15 @@
-"""Files written whole or not at all, and read without running anything in them.
+"""Atomic file writes, and safetensors files.
 
-A file is written beside its place, synced, then renamed, so that a reader finds either the old or the new one.
-Tensors are safetensors files; nothing is ever unpickled.
+A file is written under a temporary name in the same folder, synced, then renamed: readers see the old file or the
+whole new one. Tensors are stored as safetensors; nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,89 +19,93 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def check_writable(folder: Path, option: str) -> None:
-    """PruningError unless files can be made in `folder`, which `option` named; creates nothing."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise PruningError(
-            f"{option} {folder}: {place} is not a folder; give a folder that can be written to."
-        )
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PruningError(f"{option} {folder}: {place} cannot be written to; give another folder.")
+def check_folder_writable(folder: Path, option: str) -> None:
+    """Raise PruningError, naming `option`, unless files can be created in `folder`. Creates nothing."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise PruningError(f"{option} {folder}: {existing} is not a folder. Choose another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PruningError(f"{option} {folder}: {existing} is not writable. Choose another folder.")
 
 
-def check_savable(path: Path) -> None:
-    """PruningError unless the final network can be written to `path`; creates nothing."""
+def check_file_writable(path: Path, option: str) -> None:
+    """Raise PruningError, naming `option`, unless a file can be created at `path`. Creates nothing."""
     folder = path.parent
     if not folder.is_dir():
-        raise PruningError(
-            f"--save-path {path}: there is no folder {folder}; make it first.", options=("save_path",)
-        )
+        raise PruningError(f"{option} {path}: the folder {folder} does not exist. Create it first.")
     if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise PruningError(
-            f"--save-path {path}: no file can be written there; give another path.", options=("save_path",)
-        )
+        raise PruningError(f"{option} {path}: no file can be created there. Choose another path.")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file beside its place, sync it, rename it. RunStoppedError if the disk does not take it."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success, sync that file and rename it to `path`.
 
-    def write(beside: Path) -> None:
-        beside.write_bytes(content)
+    On an error the temporary file is deleted and `path` is unchanged. Parent folders are created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
 
-    write_atomically(path, write)
+
+def write_bytes_atomic(path: Path, content: bytes) -> None:
+    """Write a file atomically. Raises RunStoppedError if the disk is full or the folder is not writable."""
+    with _run_stopped_on_error(path), atomic_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file like `write_bytes`; tensors are copied to the CPU first."""
+def write_tensors_atomic(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file atomically, with the errors of `write_bytes_atomic`; tensors may be on any device."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     on_cpu = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-    def write(beside: Path) -> None:
+    with _run_stopped_on_error(path), atomic_file(path) as temporary:
         try:
-            save_file(on_cpu, beside, metadata=dict(about or {}))
-        except SafetensorError as error:
-            raise OSError(str(error)) from error  # that is how it reports a full disk
-        beside.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else can read
-
-    write_atomically(path, write)
+            save_file(on_cpu, temporary, metadata=dict(metadata or {}))
+        except SafetensorError as error:  # raised when the disk is full
+            raise OSError(str(error)) from error
+        temporary.chmod(0o666 & ~_umask())  # safetensors creates files that only their owner can read
 
 
-def write_network(path: Path, state: Mapping[str, Tensor]) -> None:
-    """A network's state as a safetensors file, or, with suffix .pt, as one for torch.load."""
+def write_state_dict_atomic(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict atomically: as safetensors for the suffix .safetensors, otherwise with torch.save."""
     if path.suffix == ".safetensors":
-        write_tensors(path, state)
+        write_tensors_atomic(path, state)
         return
     import torch
 
     on_cpu = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
-
-    def write(beside: Path) -> None:
+    with _run_stopped_on_error(path), atomic_file(path) as temporary:
         try:
-            torch.save(on_cpu, beside)
-        except RuntimeError as error:
-            raise OSError(first_line(error)) from error  # that is how it reports a full disk
-
-    write_atomically(path, write)
+            torch.save(on_cpu, temporary)
+        except RuntimeError as error:  # raised when the disk is full
+            raise OSError(first_line(error)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. OSError if it is missing, ValueError if it is damaged."""
+    """Read a safetensors file to the CPU. Raises OSError if it is missing, ValueError if it is damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"damaged, or no safetensors file: {error}") from error
+        raise ValueError(f"damaged, or not a safetensors file: {error}") from error
 
 
-def end_of_file(path: Path, size: int) -> bytes:
-    """The last `size` bytes of a file at most; none if it is not there."""
+def read_tail(path: Path, size: int) -> bytes:
+    """Return the last `size` bytes of a file, fewer if it is shorter, none if it cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - size))
@@ -108,36 +114,24 @@ def end_of_file(path: Path, size: int) -> bytes:
         return b""
 
 
-def cannot_write(path: Path, reason: str) -> RunStoppedError:
-    """The error for a file that the disk did not take, for a `reason` in a few words."""
+def write_error(path: Path, reason: str) -> RunStoppedError:
+    """Return the error for a file that could not be written."""
     return RunStoppedError(
-        f"{path} could not be written ({reason}). What was saved before is whole: "
-        "make room, or restore the folder, and give the same command to go on."
+        f"{path} could not be written ({reason}). Earlier files are complete. "
+        "Free disk space or restore the folder, then run the same command again."
     )
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary path, sync that file, then rename it to `path`.
-
-    Raises:
-        RunStoppedError: if the file cannot be written; an old file at `path` is unchanged.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def _run_stopped_on_error(path: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(beside)
-            _sync(beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-        _sync(path.parent)
+        yield
     except OSError as error:
-        raise cannot_write(path, error.strerror or str(error)) from error
+        raise write_error(path, error.strerror or str(error)) from error
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    mask = os.umask(0)  # the only way to read it is to set it
     os.umask(mask)
     return mask
 

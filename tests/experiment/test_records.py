@@ -16,7 +16,7 @@ from pruning.experiment.run_files import RunFolder
 from pruning.experiment.runner import run
 from pruning.experiment.verification import verify
 from pruning.models import build
-from pruning.utils.files import write_network
+from pruning.utils.files import write_state_dict_atomic
 
 NET = """
 from torch import nn
@@ -33,7 +33,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
     net, weights = tmp_path / "net.py", tmp_path / "weights.safetensors"
     net.write_text(NET.format(between="ReLU"))
     own = f"{net}:make"
-    write_network(weights, build(own, classes=10, shape=(1, 28, 28)).state_dict())
+    write_state_dict_atomic(weights, build(own, classes=10, shape=(1, 28, 28)).state_dict())
     images = small_mnist(tmp_path / ".images", train=100, test=20)
     told = {"dataset": "mnist", "data": images, "arch": own, "weights": weights, "name": "run"}
     return {**told, "runs_dir": tmp_path, "epochs": 0, "finetune": "none", "rounds": 1, "measure_seconds": 0}
@@ -68,7 +68,7 @@ def test_a_run_of_other_code_or_weights_is_not_taken_for_this_one(
     assert finished(resolve(options)) is not None
     torch.manual_seed(1)
     other = build(options["arch"], classes=10, shape=(1, 28, 28)).state_dict()
-    write_network(options["weights"], other)
+    write_state_dict_atomic(options["weights"], other)
     with pytest.raises(PruningError, match="other contents of --weights"):
         finished(resolve(options))
     assert disagreeing(options) == {"files given"}

@@ -253,7 +253,7 @@ def test_the_second_process_on_a_run_says_who_has_it(cli: Cli, tmp_path: Path) -
     process.terminate()
     process.wait()
     assert done.returncode == 2
-    assert f"is being done by process {process.pid} on " in done.stderr
+    assert f"by process {process.pid} on " in done.stderr
 
 
 def test_two_runs_that_need_the_same_dense_training_share_it(tmp_path: Path) -> None:

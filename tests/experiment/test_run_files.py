@@ -15,7 +15,7 @@ from pruning.experiment.run_files import (
     record_digest,
     run_folder,
 )
-from pruning.utils.files import write_tensors
+from pruning.utils.files import write_tensors_atomic
 
 
 def test_a_log_is_cut_back_to_where_the_checkpoint_was(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_a_damaged_record_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_record_is_sealed_with_digests(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "run")
-    write_tensors(folder.model, {"w": torch.ones(2)})
-    write_tensors(folder.masks, {"w": torch.ones(2, dtype=torch.bool)})
+    write_tensors_atomic(folder.model, {"w": torch.ones(2)})
+    write_tensors_atomic(folder.masks, {"w": torch.ones(2, dtype=torch.bool)})
     sealed = folder.write_result({"schema_version": 1, "final": {"top1": 80.0}})
     assert json.loads(folder.result.read_text()) == sealed
     assert sealed["sha256"]["result.json"] == record_digest(sealed)

@@ -1,7 +1,8 @@
-"""YAML files of options: a mapping, or one sentence; nothing in them is expanded or run."""
+"""YAML option files: a mapping or a PruningError that names the file; aliases and tags are not expanded."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pruning.errors import PruningError
 from pruning.utils.yaml_files import read_yaml
 
 
-def test_yaml_that_explodes_is_not_expanded(tmp_path: Path) -> None:
+def test_nested_aliases_are_rejected_before_they_are_expanded(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12))]
     file = tmp_path / "bomb.yaml"
     file.write_text("\n".join(lines))
@@ -21,9 +22,7 @@ def test_yaml_that_explodes_is_not_expanded(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-def test_any_bytes_are_a_mapping_or_refused(content: bytes) -> None:
-    import tempfile
-
+def test_any_bytes_give_a_mapping_or_an_error_that_names_the_file(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "any.yaml"
         file.write_bytes(content)
@@ -31,3 +30,22 @@ def test_any_bytes_are_a_mapping_or_refused(content: bytes) -> None:
             assert isinstance(read_yaml(file), dict)
         except PruningError as error:
             assert str(file) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        ("seed: 1\nseed: 2", "seed"),
+        ("- epochs", "option: value"),
+        ("1: 2", "option: value"),
+        ("epochs: !!python/object/apply:os.getcwd []", "line 1"),
+        ("#" * 1_000_001, "1,000,000"),
+    ],
+    ids=["repeated key", "list", "number as key", "tag", "too large"],
+)
+def test_other_yaml_is_rejected_with_the_file_and_the_value(content: str, value: str, tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(content)
+    with pytest.raises(PruningError, match=value) as rejected:
+        read_yaml(file)
+    assert str(rejected.value).startswith(f"{file}: ")
