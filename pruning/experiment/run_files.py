@@ -1,13 +1,13 @@
-"""The files of a run: every path, and what is written there: options, record, log, checkpoints, seals.
+"""The files of a run: the only module that knows their paths, and how record and options are written and read.
 
-A records folder (`runs`) holds::
+A folder of runs (`runs`) holds::
 
     <name>/config.yaml, events.jsonl, result.json, model.safetensors, masks.safetensors
-    <name>/state/              checkpoints: what resuming needs; gone when the run is complete
-    .dense/<key>/              dense trainings, shared by all runs that need the same one
-    .rounds/<key>/             states after a round, shared by all runs that begin with the same rounds (--share-rounds)
-    .sweeps/<name>.*           what sweeps keep of a run: its options, its process' output, how that ended
-    .locks/                    one file per run and dense training; a process that writes holds it
+    <name>/state/              checkpoints; removed when the run is complete
+    .dense/<key>/              dense trainings, shared by all runs that need the same dense network
+    .rounds/<key>/             states after a round, shared by runs with the same first rounds (--share-rounds)
+    .sweeps/<name>.*           per run of a sweep: options, output and exit code of its process
+    .locks/                    one lock file per run and dense training, held by the process that writes it
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -28,9 +28,6 @@ from pruning.experiment.checkpoint_files import CheckpointFiles
 from pruning.utils.digests import digest, file_digest
 from pruning.utils.files import read_tail, write_bytes_atomic
 from pruning.utils.yaml_files import read_yaml
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA_VERSION = 1
 RECORD = {
@@ -50,7 +47,7 @@ EXPORT_SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx"}  # the others are sa
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The places of one run's files."""
+    """The paths of one run's files, and its record."""
 
     path: Path
 
@@ -84,11 +81,11 @@ class RunFolder:
 
     @property
     def curves(self) -> Path:
-        """Where TensorBoard looks for this run."""
+        """Folder of the TensorBoard curves."""
         return self.path / "tensorboard"
 
     def export(self, to: str) -> Path:
-        """Where an export in the format `to` goes unless the user says otherwise."""
+        """Return the default path of an export in the format `to`."""
         return self.path / f"exported-{to}{EXPORT_SUFFIXES.get(to, '.safetensors')}"
 
     @property
@@ -96,30 +93,34 @@ class RunFolder:
         return self.path.parent / ".locks" / f"{self.path.name}.lock"
 
     def keeps_from(self, path: Path) -> Path:
-        """`path`, where something else is to be written; PruningError if a file of the record lies there."""
+        """Return `path`, an output of another command. Raises PruningError if it is a file of the record."""
         record = (self.config, self.events, self.result, self.model, self.masks)
         if path.resolve() in {file.resolve() for file in record}:
-            raise PruningError(f"{path} belongs to the run's record and stays as it is; give another file.")
+            raise PruningError(
+                f"{path} belongs to the run's record and is not overwritten. Choose another file."
+            )
         return path
 
     def read_result(self) -> dict[str, Any] | None:
-        """The record of a complete run; None while there is none. PruningError if it is not readable JSON."""
+        """Return the record; None if the run is not complete. Raises PruningError if the record is damaged."""
         try:
             result = json.loads(self.result.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise PruningError(
-                f"{self.result} is damaged ({error}); the run's own command does it anew with --fresh."
+                f"{self.result} is damaged ({error}). Run the command again with --fresh."
             ) from None
         if not isinstance(result, dict) or result.get("schema_version") != SCHEMA_VERSION:
             raise PruningError(
-                f"{self.result} is no record of schema version {SCHEMA_VERSION}, the one that is read here; "
-                "the run's own command does it anew with --fresh."
+                f"{self.result} is not a record of schema version {SCHEMA_VERSION}, which this version reads. "
+                "Run the command again with --fresh."
             )
         missing = [key for key, kind in RECORD.items() if not isinstance(result.get(key), kind)]
         if missing:
-            raise PruningError(f"{self.result} is damaged: it holds no {missing[0]}; try --fresh.")
+            raise PruningError(
+                f"{self.result} is damaged: {missing[0]!r} is missing. Run the command again with --fresh."
+            )
         return result
 
     def require_result(self) -> dict[str, Any]:
@@ -132,14 +133,14 @@ class RunFolder:
         return result
 
     def read_config(self) -> dict[str, Any]:
-        """The options that the run was started with. PruningError if the folder holds no run."""
+        """Return the options of the run. Raises PruningError if the folder holds no run."""
         try:
             return read_yaml(self.config)
         except PruningError as error:
             raise PruningError(f"{self.path} holds no run: {error}") from None
 
     def latest_events(self) -> list[dict[str, Any]]:
-        """The events at the end of the log, oldest first; none if there is no log. A torn line is passed over."""
+        """Return the last events of the log, oldest first; none without a log. Incomplete lines are skipped."""
         events = []
         for line in read_tail(self.events, TAIL).splitlines():
             with contextlib.suppress(ValueError):
@@ -147,13 +148,14 @@ class RunFolder:
         return [event for event in events if isinstance(event, dict)]
 
     def write_config(self, values: Mapping[str, Any]) -> None:
+        """Write all resolved options."""
         header = "# The whole resolved configuration; `main.py --config` on this file repeats the run.\n"
         write_bytes_atomic(self.config, (header + yaml.safe_dump(dict(values), sort_keys=False)).encode())
 
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the record, sealed with the digests of network, masks and of itself, and return it.
+        """Write the record with the SHA-256 of network, masks and itself, and return it.
 
-        Last of all: its presence means that the run is complete. NaN and infinity are refused.
+        It is written last, because its presence means that the run is complete. Raises ValueError for NaN or infinity.
         """
         files = {path.name: file_digest(path) for path in (self.model, self.masks)}
         sealed = {**result, "sha256": files}
@@ -163,9 +165,10 @@ class RunFolder:
         return sealed
 
     def clear(self) -> None:
-        """Remove everything the run left, for a fresh start.
+        """Remove all files of the run.
 
-        The result first, so that no half of it looks complete; the options last, by which the folder is known as a run.
+        The record first, so that an incomplete folder never looks like a complete run; the options last, because they
+        mark the folder as a run.
         """
         self.result.unlink(missing_ok=True)
         for path in self.path.glob("*"):
@@ -176,19 +179,19 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def check_free(self) -> None:
-        """PruningError if something else than a run is in this place: it would be lost with the next --fresh."""
+        """Raise PruningError if the path is taken by something that is not a run, which --fresh would delete."""
         if self.path.is_dir():
             others = [path for path in self.path.iterdir() if not path.name.startswith(".")]
             free = not others or self.config.is_file()
         else:
             free = not (self.path.exists() or self.path.is_symlink())
         if not free:
-            raise PruningError(f"{self.path} is there already and is no run; choose another --name.")
+            raise PruningError(f"{self.path} exists and is not a run. Choose another --name.")
 
 
 @dataclass(frozen=True)
 class DenseFolder:
-    """The places of one cached dense training, shared by all runs whose options determine the same one."""
+    """The paths of one cached dense training."""
 
     path: Path
 
@@ -198,7 +201,7 @@ class DenseFolder:
 
     @property
     def accumulated(self) -> Path:
-        """What was added up over the training, where a score goes by that."""
+        """Statistics accumulated over the training, for scores that need them."""
         return self.path / "accumulated.safetensors"
 
     @property
@@ -206,7 +209,7 @@ class DenseFolder:
         return self.path / "dense.json"
 
     def rewind_state(self, epoch: int) -> Path:
-        """The network's state after `epoch` epochs."""
+        """Return the path of the state dict after `epoch` epochs."""
         return self.path / f"epoch-{epoch}.safetensors"
 
     @property
@@ -222,7 +225,7 @@ class DenseFolder:
         return self.path.parent.parent / ".locks" / f"dense-{self.path.name}.lock"
 
     def read_facts(self) -> dict[str, Any] | None:
-        """What is known of the finished training; None while it is not finished (or its files are damaged)."""
+        """Return seconds and fingerprint of the complete training; None if it is incomplete or damaged."""
         try:
             facts = json.loads(self.facts.read_text(encoding="utf-8"))
             sealed = {name: facts[name] for name in facts if name.endswith("_sha256")}
@@ -231,48 +234,49 @@ class DenseFolder:
             return None
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """Last of all: from then on the training is used."""
+        """Write seconds and fingerprint. Written last, because its presence means that the training is complete."""
         sealed = {**facts, **self._seals()}
         write_bytes_atomic(self.facts, json.dumps(sealed, indent=2, allow_nan=False).encode())
         shutil.rmtree(self.state, ignore_errors=True)
 
     def _seals(self) -> dict[str, str]:
-        """Digests of the files of a finished training. OSError if it has no network."""
-        added_up = {"accumulated_sha256": file_digest(self.accumulated)} if self.accumulated.exists() else {}
-        return {"network_sha256": file_digest(self.network), **added_up}
+        """SHA-256 of the files of a complete training. Raises OSError without a network."""
+        optional = {"accumulated_sha256": file_digest(self.accumulated)} if self.accumulated.exists() else {}
+        return {"network_sha256": file_digest(self.network), **optional}
 
     def clear(self) -> None:
+        """Remove all files of the training."""
         self.facts.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class SweepFiles:
-    """The places of what sweeps keep of one run beside its folder."""
+    """The paths of the files that a sweep writes for one run, and the exit code of its process."""
 
     run: RunFolder
 
     @property
     def config(self) -> Path:
-        """The options that the run's process is started with."""
-        return self._place(".yaml")
+        """Options of the run's process."""
+        return self._path(".yaml")
 
     @property
     def log(self) -> Path:
-        """What the run's latest process said."""
-        return self._place(".log")
+        """Output of the run's latest process."""
+        return self._path(".log")
 
     @property
     def ending(self) -> Path:
-        """How that process ended, and after how long."""
-        return self._place(".json")
+        """Exit code and seconds of the run's latest process."""
+        return self._path(".json")
 
     @property
     def lock(self) -> Path:
         return self.run.lock.with_name(f"sweep-{self.run.lock.name}")
 
     def read_ending(self) -> dict[str, Any] | None:
-        """Exit code and seconds of the latest process; None if there was none (or it left nothing readable)."""
+        """Return exit code and seconds of the latest process; None if there was none or the file is damaged."""
         try:
             ending = json.loads(self.ending.read_text(encoding="utf-8"))
             return {"code": int(ending["code"]), "seconds": float(ending["seconds"])}
@@ -286,11 +290,11 @@ class SweepFiles:
         write_bytes_atomic(self.config, yaml.safe_dump(dict(values), sort_keys=False).encode())
 
     def end_of_log(self, lines: int) -> list[str]:
-        """The last lines that are not empty; none if there is no log."""
-        said = read_tail(self.log, TAIL).decode(errors="replace").splitlines()
-        return [line for line in said if line.strip()][-lines:]
+        """Return the last lines of the output that are not empty."""
+        output = read_tail(self.log, TAIL).decode(errors="replace").splitlines()
+        return [line for line in output if line.strip()][-lines:]
 
-    def _place(self, suffix: str) -> Path:
+    def _path(self, suffix: str) -> Path:
         return self.run.path.parent / ".sweeps" / (self.run.path.name + suffix)
 
 
@@ -303,14 +307,14 @@ def dense_folder(runs_dir: Path, key: str) -> DenseFolder:
 
 
 def shared_round(runs_dir: Path, key: str) -> CheckpointFiles:
-    """Where the state after a round is kept for all runs that begin with the same rounds."""
+    """Return the files of the state after a round, for all runs with the same first rounds."""
     return CheckpointFiles(runs_dir / ".rounds" / key)
 
 
 def complete_runs(folder: Path) -> list[RunFolder]:
-    """The complete runs in `folder` and below it, in the order of their paths; `folder` may be a run itself.
+    """Return the complete runs in `folder` and below it, sorted by path; `folder` may be a run itself.
 
-    Dry runs, and what lies in folders whose names begin with a dot, are left out. PruningError for a damaged record.
+    Dry runs and hidden folders are left out. Raises PruningError for a damaged record.
     """
     found = []
     for place, below, _ in os.walk(folder):
@@ -326,12 +330,12 @@ def complete_runs(folder: Path) -> list[RunFolder]:
 
 
 def record_digest(result: Mapping[str, Any]) -> str:
-    """Hexadecimal SHA-256 of everything in a record but the digest of the record itself."""
+    """Return the hexadecimal SHA-256 of everything in a record except the digest of the record itself."""
     digests = {name: value for name, value in result["sha256"].items() if name.endswith(".safetensors")}
     return digest({**result, "sha256": digests})
 
 
 def is_sealed(folder: RunFolder, result: Mapping[str, Any]) -> bool:
-    """Whether a record is as it was written, by its own digest."""
+    """Return whether a record is unchanged since it was written, by its own digest."""
     digests = result.get("sha256")
     return isinstance(digests, dict) and digests.get(folder.result.name) == record_digest(result)
