@@ -1,4 +1,4 @@
-"""Check the records against what Blalock et al. 2020 (sections 6 and 7.3) ask of an evaluation."""
+"""Check the records against the requirements of Blalock et al. 2020 (sections 6 and 7.3) for an evaluation."""
 
 from __future__ import annotations
 

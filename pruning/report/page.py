@@ -44,7 +44,7 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class TaskSection:
-    """What the template shows of one task: figures and the text of tables."""
+    """One task as the template shows it: figures and the text of tables."""
 
     id: str
     title: str

@@ -15,7 +15,7 @@ class RunProgress:
     """Progress of one run.
 
     Attributes:
-        stage: what the run does now, in a word or two.
+        stage: the current step in a word or two, such as `dense training`.
         fraction: the fraction of its epochs that are done (of its rounds, if it trains no epochs).
         has_dense: whether its dense network is trained.
     """

@@ -1,9 +1,9 @@
 """Compute the runs of a sweep, one process each, so that a failed run does not affect the others.
 
 A sweep claims a run with a lock file, which the run's process inherits. So two sweeps over the same runs divide the
-work, on one machine or on several that share the folder. Only the records say what is finished: a restarted sweep
-continues, however the last one ended. If the sweep's own process is killed, the runs that it started go on, and a
-sweep that is started meanwhile leaves them alone.
+work, on one machine or on several that share the folder. The records alone determine what is finished, so a restarted
+sweep continues, however the last one ended. If the sweep's own process is killed, the runs that it started go on, and
+a sweep that is started meanwhile leaves them alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SweepObserver(Protocol):
         """Show that a signal arrived and `running` runs are saving their state."""
 
     def check_stop(self) -> None:
-        """Raise InterruptedRunError if a signal asked to stop."""
+        """Raise InterruptedRunError if a signal has arrived."""
 
     def on_forced_exit(self, action: Callable[[], None]) -> None:
         """Register an action to run before a second signal ends this process."""
@@ -159,7 +159,7 @@ def run_sweep(plan: SweepPlan, slots: Slots, observer: SweepObserver, *, retry: 
         retry: also compute runs that failed in an earlier sweep.
 
     Raises:
-        InterruptedRunError: the observer asked to stop; all runs have saved their state by then.
+        InterruptedRunError: raised by the observer; all runs have saved their state by then.
     """
     state = SweepState(plan, slots)
     progress_read = 0.0

@@ -51,7 +51,7 @@ def summary_table(runs: Sequence[PlannedRun], records: Mapping[str, Mapping[str,
         for label in dict.fromkeys(label for label, _ in final)
     ]
     by = f" by {target}" if target else ""
-    title = f"top-1 (percent){by}, mean ± sample standard deviation over seeds"
+    title = f"top-1 (%){by}, mean ± sample std over seeds"
     return SummaryTable(title, [*labels, "dense", *columns], rows, len(labels))
 
 
