@@ -1,4 +1,4 @@
-"""Scores of one's own, from a file: named on the command line, listed, and refused in one sentence when they fail."""
+"""Plugins: a file with the user's own scores is loaded, listed and recorded by its contents; a wrong one is refused."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pruning.registry import SCORES
 
 @SCORES.register("signed", source="mine")
 def signed(weights):
-    """w: negative weights go first"""
+    """w: negative weights are removed first"""
     return weights.value
 '''
 
 
-def test_a_score_of_ones_own_prunes_and_is_listed(cli: Cli, tmp_path: Path) -> None:
+def test_a_score_from_a_plugin_prunes_and_is_listed(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "my_scores.py").write_text(OWN)
     arguments = (
         "--epochs",
@@ -46,11 +46,11 @@ def test_a_score_of_ones_own_prunes_and_is_listed(cli: Cli, tmp_path: Path) -> N
     listed = cli("list", "--plugin", "my_scores.py").stdout
     for method in ("global_signed", "layer_signed", "erk_signed"):
         assert f"{method} " in listed
-    assert "w: negative weights go first" in listed
+    assert "w: negative weights are removed first" in listed
     assert "mine" in listed
 
 
-def test_another_content_is_another_run(cli: Cli, tmp_path: Path) -> None:
+def test_plugins_with_different_contents_make_different_runs(cli: Cli, tmp_path: Path) -> None:
     arguments = (
         "--dry-run",
         "--rounds",
@@ -71,34 +71,35 @@ def test_another_content_is_another_run(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "--plugin my_scores.py: cannot be read"),
+        (None, "--plugin 'my_scores.py'"),
         ("def (", "--plugin my_scores.py, line 1: SyntaxError"),
         ("\n1 / 0", "--plugin my_scores.py, line 2: ZeroDivisionError: division by zero"),
-        ("x = 1", "registers nothing"),
-        (OWN.replace('"signed"', '"mag"'), "there is a score 'mag' already"),
+        ("x = 1", "--plugin my_scores.py"),
+        (OWN.replace('"signed"', '"mag"'), "score 'mag'"),
         (
             OWN.replace("weights.value", "weights.value.sum()"),
-            "must give a float32 tensor of the weights' shape",
+            "float32",
         ),
         (
             OWN.replace('source="mine"', 'statistics=("gradients",)'),
-            "need of a score 'gradients'. Did you mean gradient",
+            "'gradients'",
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(
+def test_a_wrong_plugin_is_refused_in_one_line(
     text: str | None, message: str, cli: Cli, tmp_path: Path
 ) -> None:
     if text is not None:
         (tmp_path / "my_scores.py").write_text(text)
     done = cli("--dry-run", "--plugin", "my_scores.py", "--method", "global_signed")
     assert done.returncode == 2
-    assert message in " ".join(done.stderr.split())
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 
 
-def test_a_record_says_which_contents_it_is_of(tmp_path: Path) -> None:
-    """Verified it agrees; with other contents it is neither shown nor verified as if it were of them."""
+def test_a_record_belongs_to_the_contents_of_its_plugin(tmp_path: Path) -> None:
+    """With other contents it is neither shown as the result nor verified."""
     plugin = tmp_path / "my_scores.py"
     plugin.write_text(OWN)
     options = {"epochs": 0, "finetune": "none", "rounds": 1, "measure_seconds": 0, "name": "run"}
@@ -108,7 +109,7 @@ def test_a_record_says_which_contents_it_is_of(tmp_path: Path) -> None:
     assert all(check.agrees for check in verify(folder, Silent()))
     assert records.finished(resolve(own)) is not None
     plugin.write_text(OWN.replace("weights.value", "-weights.value"))
-    with pytest.raises(PruningError, match="was done with other contents of --plugin"):
+    with pytest.raises(PruningError, match=f"--plugin {plugin}"):
         records.finished(resolve(own))
     assert [check.what for check in verify(folder, Silent()) if not check.agrees] == ["files given"]
 
@@ -124,7 +125,7 @@ def test_a_run_is_not_resumed_with_other_contents(tmp_path: Path) -> None:
         run(resolve(own), stopped)
     assert any(event["event"] == "pruning" for event in events(tmp_path / "run"))
     plugin.write_text(OWN.replace("weights.value", "-weights.value"))
-    with pytest.raises(PruningError, match=r"begun under other conditions: .*plugin"):
+    with pytest.raises(PruningError, match="plugin"):
         run(resolve(own), Silent())
     plugin.write_text(OWN)
     run(resolve(own), Silent())
