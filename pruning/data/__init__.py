@@ -81,9 +81,12 @@ def load(
         PruningError: for an unknown name, a fraction out of range, and missing or damaged files.
     """
     if not 0 <= validation < 1:
-        raise PruningError(f"--validation {validation} must be at least 0 and less than 1, such as 0.1.")
+        raise PruningError(
+            f"--validation {validation} must be at least 0 and less than 1, such as 0.1.",
+            options=("validation",),
+        )
     if folder is not None and not folder.is_dir():
-        raise PruningError(f"--data {folder} does not exist or is not a folder.")
+        raise PruningError(f"--data {folder} does not exist or is not a folder.", options=("data",))
     folder = folder and folder.absolute()
     raw: RawDataset = DATASETS.get(name)(folder, on_progress or ignore_progress)
     train, held_out = raw.train, raw.validation
@@ -113,11 +116,15 @@ def _hold_out(
     count = round(fraction * len(images))
     if count == len(images):
         raise PruningError(
-            f"--validation {fraction} of {len(images)} training images leaves none to train on. Choose less."
+            f"--validation {fraction} of {len(images)} training images leaves none to train on. "
+            "Choose a smaller fraction.",
+            options=("validation",),
         )
     if fraction and not count:
         raise PruningError(
-            f"--validation {fraction} of {len(images)} training images is no image. Choose more, or 0."
+            f"--validation {fraction} of {len(images)} training images rounds to 0 images. "
+            "Choose a larger fraction, or 0.",
+            options=("validation",),
         )
     kept, held_out = split_indices(len(images), count, seed)
     return images.select(kept), images.select(held_out)

@@ -19,7 +19,8 @@ def load(folder: Path | None, on_progress: Progress) -> RawDataset:
     if folder is not None:
         raise PruningError(
             f"--data {folder} conflicts with --dataset fashion_mini, which is bundled. "
-            "Choose --dataset fashion_mnist for the full set, or --dataset folder for any images."
+            "Choose --dataset fashion_mnist for the full set, or --dataset folder for any images.",
+            options=("data", "dataset"),
         )
     paths = [BUNDLE / f"{file}.gz" for file in MNIST_FILES]
     train, test = (read_images(*pair, classes=len(CLASSES)) for pair in (paths[:2], paths[2:]))

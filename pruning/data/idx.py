@@ -36,7 +36,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     32-bit integer, then the values (http://yann.lecun.com/exdb/mnist).
 
     Raises:
-        PruningError: for a file that is unreadable, of another type, or shorter or longer than its header says.
+        PruningError: for a file that is unreadable, of another type, or shorter or longer than its header declares.
     """
     try:
         content = path.read_bytes()
@@ -57,7 +57,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     size = header_size + math.prod(shape)
     if len(content) != size or 0 in shape:
         raise PruningError(
-            f"{path} has {len(content):,} bytes, but its header says {'x'.join(map(str, shape))} values "
+            f"{path} has {len(content):,} bytes, but its header declares {'x'.join(map(str, shape))} values "
             f"({size:,} bytes)."
         )
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header_size:].view(shape)

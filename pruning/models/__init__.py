@@ -58,7 +58,8 @@ def check_pretrained(arch: str) -> None:
         return
     raise PruningError(
         f"--pretrained conflicts with --arch {arch}: no weights are published for it. "
-        "Remove --pretrained, or give a file with --weights."
+        "Remove --pretrained, or give a file with --weights.",
+        options=("pretrained", "arch"),
     )
 
 
@@ -87,7 +88,10 @@ def build(
 
     check_known(arch)
     if pretrained and weights is not None:
-        raise PruningError(f"--pretrained conflicts with --weights {weights}. Remove one of them.")
+        raise PruningError(
+            f"--pretrained conflicts with --weights {weights}. Remove one of them.",
+            options=("pretrained", "weights"),
+        )
     model = _build(arch, classes, shape[0], pretrained)
     shape_check.check(model, shape, classes, arch)
     if weights is not None:

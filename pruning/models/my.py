@@ -11,28 +11,28 @@ from pruning.registry import ARCHITECTURES
 class My(nn.Module):
     """Two unpadded 3x3 convolutions, each with ReLU and 2x2 max-pooling, then three linear layers."""
 
-    def __init__(self, classes: int, channels: int) -> None:
+    def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 6, 3)
+        self.conv1 = nn.Conv2d(in_channels, 6, 3)
         self.conv2 = nn.Conv2d(6, 16, 3)
         self.fc1 = nn.Linear(16 * 5 * 5, 120)
         self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, classes)
+        self.fc3 = nn.Linear(84, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, channels, 28, 28) -> logits (N, classes)."""
+        """Images (N, in_channels, 28, 28) -> logits (N, num_classes)."""
         hidden = F.max_pool2d(F.relu(self.conv1(images)), 2)
         hidden = F.max_pool2d(F.relu(self.conv2(hidden)), 2)
         return self.classify(hidden)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Features (N, 16, 5, 5) -> logits (N, classes)."""
+        """Features (N, 16, 5, 5) -> logits (N, num_classes)."""
         hidden = F.relu(self.fc1(features.flatten(1)))
         hidden = F.relu(self.fc2(hidden))
         return self.fc3(hidden)
 
 
 @ARCHITECTURES.register("my", input="1x28x28")
-def my(classes: int, channels: int) -> nn.Module:
+def my(num_classes: int, in_channels: int) -> nn.Module:
     """The teaching program's LeNet-5: 3x3 convolutions of 6 and 16 channels, linear 400-120-84-classes."""
-    return My(classes, channels)
+    return My(num_classes, in_channels)

@@ -134,47 +134,6 @@ def test_every_parameter_has_a_gradient(name):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_my_gives_the_same_outputs_and_gradients_in_blocks(layout):
-    """On images of two values too, in which many pooled numbers are equal."""
-    model = models.build("my", classes=10, shape=GREY).to(memory_format=layout)
-    for images in (torch.randn(8, *GREY), torch.randint(0, 2, (8, *GREY)).float()):
-        images = images.contiguous(memory_format=layout)
-        blocks = model.to_blocks(images)
-        assert blocks.is_mkldnn
-        found = []
-        for given in (images, blocks):
-            model.zero_grad()
-            outputs = model(given)
-            F.cross_entropy(outputs, torch.arange(8)).backward()
-            found.append([outputs, *(parameter.grad for parameter in model.parameters())])
-        torch.testing.assert_close(found[1], found[0])
-
-
-@pytest.mark.parametrize(("number", "shape"), [(7, GREY), (8, (3, 28, 28))])
-def test_images_that_make_no_pairs_for_my_stay_as_they_are(number, shape):
-    images = torch.randn(number, *shape)
-    assert models.build("my", classes=10, shape=shape).to_blocks(images) is images
-
-
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
-def test_hooks_on_the_layers_of_my_are_called_in_blocks_too():
-    model, called = models.build("my", classes=10, shape=GREY), []
-    for name, layer in model.named_children():
-        layer.register_forward_pre_hook(lambda *_, name=name: called.append(name))
-    model(model.to_blocks(torch.randn(2, *GREY)))
-    assert called == [name for name, _ in model.named_children()]
-
-
-def test_no_logit_of_my_depends_on_the_rows_and_columns_that_it_trains_without():
-    model = models.build("my", classes=10, shape=GREY)
-    images = torch.randn(3, *GREY)
-    changed = images.clone()
-    changed[..., 26:, :] = changed[..., :, 26:] = 7
-    assert torch.equal(model(changed), model(images))
-
-
 def test_my_is_the_teaching_programs_network():
     model = models.build("my", classes=10, shape=GREY)
     described = [(name, tuple(module.weight.shape)) for name, module in model.named_children()]

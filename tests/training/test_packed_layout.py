@@ -28,7 +28,7 @@ def test_packed_logits_and_gradients_equal_the_plain_ones_up_to_rounding(
     number: int, memory_format: torch.memory_format
 ) -> None:
     torch.manual_seed(0)
-    model = My(classes=10, channels=1).to(memory_format=memory_format)
+    model = My(num_classes=10, in_channels=1).to(memory_format=memory_format)
     images = torch.randn(number, 1, 28, 28).contiguous(memory_format=memory_format)
     targets = torch.arange(number) % 10
     plain, packed = model(images), packed_forward(model, images)
@@ -40,19 +40,19 @@ def test_packed_logits_and_gradients_equal_the_plain_ones_up_to_rounding(
 
 def test_an_odd_number_of_images_is_computed_by_the_model_itself() -> None:
     torch.manual_seed(0)
-    model = My(classes=10, channels=1)
+    model = My(num_classes=10, in_channels=1)
     images = torch.randn(3, 1, 28, 28)
     assert torch.equal(training_forward(model, "fp32", CPU)(images), model(images))
 
 
 def test_the_model_itself_is_used_where_the_layout_does_not_apply() -> None:
-    colour, other, grey = My(10, channels=3), nn.Linear(2, 2), My(10, channels=1)
+    colour, other, grey = My(10, in_channels=3), nn.Linear(2, 2), My(10, in_channels=1)
     assert training_forward(colour, "fp32", CPU) is colour
     assert training_forward(other, "fp32", CPU) is other
     assert training_forward(grey, "bf16", CPU) is grey
 
 
 def test_the_model_itself_is_used_when_a_hook_computes_a_weight() -> None:
-    model = My(10, channels=1)
+    model = My(10, in_channels=1)
     prune.l1_unstructured(model.conv1, "weight", 0.5)
     assert training_forward(model, "fp32", CPU) is model
