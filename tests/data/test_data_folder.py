@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -199,8 +200,6 @@ def test_an_invalid_image_is_refused_by_name_and_not_cached(
 
 
 def test_an_rgb_image_of_16_bits_is_refused(tmp_path: Path) -> None:
-    import struct
-
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (
             struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
