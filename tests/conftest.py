@@ -1,10 +1,10 @@
-"""What the tests share: main.py as a process, and waiting for what a run's log says.
+"""Helpers of the tests: main.py as a process, observers of a run, small data, and the files of a run.
 
-A process is started from nothing (`command`, `start`), or forked from one that has imported torch (`fork`, and `cli`,
-which waits for its end): four seconds sooner.
+A process is started from scratch (`command`, `start`), or forked from one that has already imported torch (`fork`, and
+`cli`, which waits until it ends), which saves four seconds.
 
-Every process of the tests computes in one thread: the tests themselves are spread over the cores (pytest -n auto), and
-threads of several processes that spin on the same cores slow one another down tenfold.
+Every process computes in one thread: pytest spreads the tests over the cores (-n auto), and the threads of several
+processes that spin on the same cores slow one another down tenfold.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from forked import MAIN, Forked
+from forked import MAIN, ForkedProcess
 
 from pruning.errors import InterruptedRunError
 from pruning.experiment.events import Event
@@ -33,10 +33,10 @@ from pruning.experiment.events import Event
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Under nohup it is ignored, and every process that the tests start would inherit that.
+# nohup ignores this signal, and every process that the tests start would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-SHORT = (
+SHORT_RUN = (
     "--epochs",
     "2",
     "--finetune-epochs",
@@ -57,7 +57,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The tests' own environment without what would change colours or width."""
+    """Return the environment of the tests without variables that change colours or width, plus `more`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -67,8 +67,8 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def _ordinary_arithmetic() -> Iterator[None]:
-    """A run done in the tests' own process leaves it flushing denormal numbers; the next test must not feel that."""
+def _keep_denormal_numbers() -> Iterator[None]:
+    """Turn flushing of denormal numbers off after every test: a run turns it on for the whole process."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
@@ -76,7 +76,7 @@ def _ordinary_arithmetic() -> Iterator[None]:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """Start main.py in an empty folder, wait for its end; output to pipes, so no terminal."""
+    """Return a function that runs main.py in an empty folder until it ends. Its output is no terminal."""
 
     def run(*arguments: str | Path, timeout: float = 180, **env: str) -> subprocess.CompletedProcess[str]:
         process = fork(*arguments, cwd=tmp_path, **env)
@@ -86,13 +86,13 @@ def cli(tmp_path: Path) -> Cli:
     return run
 
 
-def fork(*arguments: str | Path, cwd: Path, **env: str) -> Forked:
-    """Start main.py with torch imported, and go on."""
-    return Forked(tuple(map(str, arguments)), cwd, environment(**env))
+def fork(*arguments: str | Path, cwd: Path, **env: str) -> ForkedProcess:
+    """Start main.py in a process that has already imported torch, and return at once."""
+    return ForkedProcess(tuple(map(str, arguments)), cwd, environment(**env))
 
 
 def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
-    """Start main.py from nothing, and go on."""
+    """Start main.py from scratch, and return at once."""
     return subprocess.Popen(
         command(*arguments),
         cwd=cwd,
@@ -103,8 +103,8 @@ def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-class Silent:
-    """What watches a run done in the tests' own process: it says nothing and lets it go on."""
+class SilentObserver:
+    """Observer of a run in the tests' own process that ignores every event and never stops the run."""
 
     def event(self, event: Event) -> None: ...
 
@@ -113,11 +113,11 @@ class Silent:
     def check_stop(self) -> None: ...
 
 
-class StopsAt(Silent):
-    """Asks to stop at the n-th moment at which that is possible."""
+class StoppingObserver(SilentObserver):
+    """Interrupts the run at its n-th check, n = `checks`."""
 
-    def __init__(self, moment: int) -> None:
-        self.left = moment
+    def __init__(self, checks: int) -> None:
+        self.left = checks
 
     def check_stop(self) -> None:
         self.left -= 1
@@ -125,19 +125,19 @@ class StopsAt(Silent):
             raise InterruptedRunError(signal.SIGINT)
 
 
-def interrupted_every(moments: int, run: Callable[[Silent], Any]) -> int:
-    """Do a run that is stopped after so many moments, over and over; how often it was stopped until it was done."""
-    for stops in range(1000):
+def run_with_interruptions(checks: int, run: Callable[[SilentObserver], Any]) -> int:
+    """Interrupt `run` at every n-th check, n = `checks`, and resume it until it ends. Return how often it stopped."""
+    for interruptions in range(1000):
         try:
-            run(StopsAt(moments))
+            run(StoppingObserver(checks))
         except InterruptedRunError:
             continue
-        return stops
-    raise AssertionError("it never ends")
+        return interruptions
+    raise AssertionError("the run does not end after 1000 interruptions")
 
 
-def what_it_goes_by(method: str, model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-    """The arguments of `prune` that tell any method what it goes by: batches, and sums over a training on them."""
+def scoring_arguments(method: str, model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """Return the arguments of `prune` that any method may need: batches, and statistics accumulated in training."""
     from torch.nn import functional
     from torch.optim import SGD
 
@@ -158,7 +158,7 @@ def what_it_goes_by(method: str, model: nn.Module, batches: list[tuple[Tensor, T
 
 
 def small_mnist(folder: Path, train: int = 500, test: int = 200) -> Path:
-    """A folder with the files of `--dataset mnist`, of images that can be learnt in no time: bars in noise."""
+    """Write files of `--dataset mnist` with images that a network learns in seconds (bars in noise)."""
     import torch
 
     draw = torch.Generator().manual_seed(0)
@@ -168,14 +168,14 @@ def small_mnist(folder: Path, train: int = 500, test: int = 200) -> Path:
         labels = torch.randint(0, 10, (count,), generator=draw, dtype=torch.uint8)
         for image, label in zip(images, labels.tolist(), strict=True):
             image[:, 2 * label + 4 : 2 * label + 6] += 70
-        for what, content in (("images-idx3", images), ("labels-idx1", labels)):
+        for kind, content in (("images-idx3", images), ("labels-idx1", labels)):
             header = struct.pack(f">I{content.dim()}I", 0x0800 + content.dim(), *content.shape)
-            (folder / f"{name}-{what}-ubyte").write_bytes(header + bytes(content.flatten().tolist()))
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + bytes(content.flatten().tolist()))
     return folder
 
 
 def only_run(runs: Path) -> Path:
-    """The folder of the one run in `runs`."""
+    """Return the folder of the only run in `runs`."""
     (folder,) = (path for path in runs.iterdir() if not path.name.startswith("."))
     return folder
 
@@ -185,8 +185,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    """What must be the same, to the bit, when a run is repeated: everything in the record but names and times."""
+def reproducible_result(folder: Path) -> dict[str, Any]:
+    """Return everything that is bit-identical when a run is repeated: metrics, layers, warnings, masks and weights."""
     result = read_result(folder)
     kept = {key: result[key] for key in ("dense", "rounds", "final", "layers", "warnings")}
     files = {file: (folder / file).read_bytes() for file in ("masks.safetensors", "model.safetensors")}
@@ -194,16 +194,16 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    """The complete lines of a run's log."""
+    """Return the events in a run's log, without a last line that is not complete."""
     file = folder / "events.jsonl"
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in lines]
 
 
-def wait_for_event(folder: Path, process: subprocess.Popen[str] | Forked, **wanted: Any) -> None:
-    """Return once the log has an event with these fields; fail when the process ends without."""
+def wait_for_event(folder: Path, process: subprocess.Popen[str] | ForkedProcess, **wanted: Any) -> None:
+    """Wait until the log has an event with these fields. Fail if the process ends before that."""
     deadline = time.monotonic() + 120
     while not any(wanted.items() <= event.items() for event in events(folder)):
-        assert process.poll() is None, f"ended before {wanted}: {process.communicate()}"
-        assert time.monotonic() < deadline, f"no {wanted}"
+        assert process.poll() is None, f"the process ended before {wanted}: {process.communicate()}"
+        assert time.monotonic() < deadline, f"no event {wanted} within 120 s"
         time.sleep(0.005)

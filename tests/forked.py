@@ -1,8 +1,7 @@
-"""main.py as a process of its own that starts at once: forked from one that has imported torch and nothing of ours.
+"""main.py in a process that starts at once: forked from one that has imported torch, but no module of the project.
 
-Most of what a short run takes is importing torch. A forked process is a process all the same: it can be killed, gets
-signals, has its own folder, environment, outputs and exit code. That main.py starts from nothing as well is seen where
-the tests start it so (`conftest.command`).
+Importing torch takes most of the time of a short run. A forked process can be killed and receives signals, and has its
+own working folder, environment, outputs and exit code. Tests that need a start from scratch use `conftest.command`.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(IMPORTED)
 
 
-class Forked:
-    """A started main.py; what it says goes to files, and so to no terminal. The methods are those of Popen."""
+class ForkedProcess:
+    """A started main.py, with the methods of Popen. Its outputs are files, so it has no terminal."""
 
     def __init__(self, arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str]) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._said = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
-        self._process = _server.Process(target=_run, args=(arguments, cwd, dict(env), *self._said))
+        self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        self._process = _server.Process(target=_run, args=(arguments, cwd, dict(env), *self._outputs))
         self._process.start()
 
     @property
@@ -63,16 +62,16 @@ class Forked:
         self._process.kill()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code; TimeoutExpired if it does not end in so many seconds."""
+        """Return the exit code. Raises TimeoutExpired if the process does not end within `timeout` seconds."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("main.py", timeout or 0)
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it wrote to its outputs, once it has ended."""
+        """Wait until the process ends, and return what it wrote to stdout and stderr."""
         self.wait(timeout)
-        stdout, stderr = (file.read_text(errors="replace") if file.exists() else "" for file in self._said)
+        stdout, stderr = (file.read_text(errors="replace") if file.exists() else "" for file in self._outputs)
         return stdout, stderr
 
 

@@ -1,10 +1,10 @@
-"""Kill a run many times, start it again each time, and see whether it ends as if nothing had happened.
+"""Kill a run many times, resume it each time, and check that the result stays bit-identical.
 
     python tests/kill_many.py 50
 
-Runs the default command, shortened, once undisturbed. Then it is started, killed with SIGKILL at a random time (one in
-ten before it works), and started again with the same command to its end, which must give the same metrics and masks to
-the bit; so many times. A line per kill says where the run was when it was killed. Exit code 1 if any end differs.
+Runs a shortened default command once without interruption. Then, 50 times: starts it, kills it with SIGKILL at a random
+time (every tenth time during start-up), resumes it with the same command, and compares metrics, masks and weights.
+Prints one line per kill with the stage of the run at that time. The exit code is 1 if any result differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from conftest import events, outcome, start
+from conftest import events, reproducible_result, start
 
 COMMAND = (
     *("--name", "run", "--epochs", "2", "--finetune-epochs", "1", "--rounds", "2", "--quiet"),
@@ -35,52 +35,52 @@ def main(kills: int) -> int:
         run = place / "runs/run"
         finish(place)
         times = [event["time"] for event in events(run)]
-        undisturbed = outcome(run)
+        expected = reproducible_result(run)
         for number in range(1, kills + 1):
             shutil.rmtree(place / "runs")
-            works = number % 10 != 0
-            after = chance.uniform(0, times[-1] - times[0] if works else 2)
-            stage = kill_after(after, place, once_it_works=works)
+            after_start = number % 10 != 0
+            seconds = chance.uniform(0, times[-1] - times[0] if after_start else 2)
+            stage = kill_after(seconds, place, from_first_event=after_start)
             stages[stage] += 1
             finish(place)
-            same = outcome(run) == undisturbed
+            same = reproducible_result(run) == expected
             differing += not same
             verdict = "same" if same else "DIFFERENT"
-            print(f"kill {number:3}  after {after:5.2f} s  in {stage:24}  {verdict}", flush=True)
+            print(f"kill {number:3}  after {seconds:5.2f} s  in {stage:24}  {verdict}", flush=True)
     for stage, count in stages.most_common():
         print(f"{count:4} kills in {stage}")
-    print(f"{kills - differing} of {kills} ended as the undisturbed run did")
+    print(f"{kills - differing} of {kills} results equal the result without a kill")
     return 1 if differing else 0
 
 
 def finish(place: Path) -> None:
-    """The command to its end."""
+    """Run the command until it ends."""
     process = start(*COMMAND, cwd=place)
-    said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    outputs = process.communicate(timeout=300)
+    assert process.returncode == 0, outputs
 
 
-def kill_after(seconds: float, place: Path, *, once_it_works: bool) -> str:
-    """Start the command, kill it after a time (from the first line of its log, or from the start); where was it?"""
+def kill_after(seconds: float, place: Path, *, from_first_event: bool) -> str:
+    """Start the command, kill it after `seconds` from its start or its first event, and return its stage."""
     process = start(*COMMAND, cwd=place)
-    while once_it_works and process.poll() is None and not events(place / "runs/run"):
+    while from_first_event and process.poll() is None and not events(place / "runs/run"):
         time.sleep(0.005)
     time.sleep(seconds)
     ended = process.poll() is not None
     process.kill()
     process.communicate()
-    return "nothing: it had ended" if ended else stage_of(place / "runs/run")
+    return "no stage: already ended" if ended else stage_of(place / "runs/run")
 
 
 def stage_of(run: Path) -> str:
-    """What the last thing is that a run's log tells."""
-    told = events(run)
-    last = told[-1] if told else {"event": "start-up"}
+    """Return the stage of a run according to the last event of its log."""
+    logged = events(run)
+    last = logged[-1] if logged else {"event": "start-up"}
     if (run / "result.json").exists():
-        return "the end, all written"
+        return "end, record written"
     phase = f" {last['phase']}" if "phase" in last else ""
-    turn = f" of round {last['round']}" if "round" in last else ""
-    return f"{last['event']}{phase}{turn}"
+    number = f" of round {last['round']}" if "round" in last else ""
+    return f"{last['event']}{phase}{number}"
 
 
 if __name__ == "__main__":

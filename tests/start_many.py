@@ -1,9 +1,9 @@
-"""Start one command many times at once, and see whether one result comes of it and no damage.
+"""Start one command many times at once, and check that the processes produce one correct record.
 
     python tests/start_many.py 20
 
-One process does the run; the others must say who does it (exit code 2), or show the result if they come late (0).
-Afterwards the record must verify, and equal that of a single undisturbed process. Exit code 1 if anything is amiss.
+One process does the run. The others report which process does it (exit code 2), or show its result if they start late
+(exit code 0). The record must verify and equal the record of a single process. The exit code is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from conftest import events, outcome, start
+from conftest import events, reproducible_result, start
 
 COMMAND = ("--name", "run", "--epochs", "1", "--finetune-epochs", "1", "--rounds", "1", "--quiet")
 
@@ -24,31 +24,32 @@ def main(count: int) -> int:
         place = Path(name)
         run = place / "runs/run"
         assert start(*COMMAND, cwd=place).wait() == 0
-        undisturbed = outcome(run)
+        expected = reproducible_result(run)
         shutil.rmtree(place / "runs")
         processes = [start(*COMMAND, cwd=place) for _ in range(count)]
         endings = Counter(ending(process.communicate()[1], process.returncode) for process in processes)
-        for what, times in endings.most_common():
-            print(f"{times:4} {what}")
+        for kind, times in endings.most_common():
+            print(f"{times:4} {kind}")
         checks = {
-            "all ended as they should": set(endings) <= {DONE, REFUSED} and endings[DONE] >= 1,
+            "every process ended as expected": set(endings) <= {DONE, REFUSED} and endings[DONE] >= 1,
             "the run was done once": sum(event["event"] == "result" for event in events(run)) == 1,
-            "same as undisturbed": outcome(run) == undisturbed,
+            "the record equals that of one process": reproducible_result(run) == expected,
             "the record verifies": start("verify", run, cwd=place).wait() == 0,
         }
-    for what, holds in checks.items():
-        print(f"{what}: {'yes' if holds else 'NO'}")
+    for check, passed in checks.items():
+        print(f"{check}: {'yes' if passed else 'NO'}")
     return 0 if all(checks.values()) else 1
 
 
-DONE = "did it, or showed the result"
-REFUSED = "said who is doing it"
+DONE = "did the run or showed its result"
+REFUSED = "reported the process that does the run"
 
 
-def ending(said: str, code: int) -> str:
+def ending(stderr: str, code: int) -> str:
+    """Return how a process ended, as a key for the summary."""
     if code == 0:
         return DONE
-    return REFUSED if code == 2 and "in use by process" in said else f"exit code {code}: {said}"
+    return REFUSED if code == 2 and "in use by process" in stderr else f"exit code {code}: {stderr}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import what_it_goes_by
+from conftest import scoring_arguments
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import prune as torch_prune
@@ -74,7 +74,7 @@ def is_refused(method: str, structure: str) -> str | None:
 @pytest.mark.parametrize(("method", "structure"), EVERY)
 def test_every_combination_prunes_exactly_or_is_refused_with_its_reason(method: str, structure: str) -> None:
     reason = is_refused(method, structure)
-    needed = what_it_goes_by(method, network(method), batches())
+    needed = scoring_arguments(method, network(method), batches())
     allocation, score = methods.split(method)
     excluded = NOT_FITTING.get(structure, [])
     if not (excluded and allocation == "uniform_plus"):  # which needs two layers

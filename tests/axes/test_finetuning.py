@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Silent, events, outcome, small_mnist
+from conftest import SilentObserver, events, reproducible_result, small_mnist
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -112,7 +112,7 @@ def test_the_teachers_batch_norm_statistics_do_not_change() -> None:
 # In a run
 
 
-class Stopping(Silent):
+class Stopping(SilentObserver):
     """Watches a run, and asks it to stop after so many batches of the fine-tuning in its second round."""
 
     def __init__(self, after: int | None = None) -> None:
@@ -160,14 +160,14 @@ def test_a_run_stopped_in_the_middle_of_its_finetuning_ends_with_the_same_bits(
     with pytest.raises(InterruptedRunError):
         run(stopped, Stopping(after=3))
     result = run(stopped, Stopping())
-    found, expected = (outcome(runs / str(one.name)) for one in (stopped, whole))
+    found, expected = (reproducible_result(runs / str(one.name)) for one in (stopped, whole))
     assert found == expected
     assert result["config"]["finetune_epochs"] == 1
 
 
 def test_rewinding_the_learning_rate_takes_the_dense_trainings_course_again(runs: Path) -> None:
     one = config("rewind_lr", runs, name="course", rewind_epoch=1, rounds=1, max_lr=0.2, seed=3)
-    run(one, Silent())
+    run(one, SilentObserver())
     logged = [event for event in events(runs / "course") if event["event"] == "batch"]
     dense = [(event["epoch"], event["lr"]) for event in logged if event["phase"] == "dense"]
     again = [(event["epoch"], event["lr"]) for event in logged if event["phase"] == "finetune"]
@@ -177,7 +177,7 @@ def test_rewinding_the_learning_rate_takes_the_dense_trainings_course_again(runs
 
 def test_rewound_weights_equal_those_of_the_dense_training(runs: Path) -> None:
     """Rewound to its end, there is nothing left to train: the dense weights, but for what is removed."""
-    run(config("rewind", runs, name="rewound", rewind_epoch=3, rounds=1), Silent())
+    run(config("rewind", runs, name="rewound", rewind_epoch=3, rounds=1), SilentObserver())
     network = load_file(runs / "rewound/model.safetensors")
     masks = load_file(runs / "rewound/masks.safetensors")
     (dense,) = (load_file(file) for file in (runs / ".dense").glob("*/epoch-3.safetensors"))

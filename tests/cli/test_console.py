@@ -62,7 +62,7 @@ def test_reading_is_shown_once_per_quarter(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "outcome"),
+    ("changes", "reproducible_result"),
     [
         ({}, None),
         ({"held": True}, "accepted"),
@@ -70,12 +70,12 @@ def test_reading_is_shown_once_per_quarter(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_a_round_is_one_line_with_the_outcome_of_a_search(
-    changes: dict[str, Any], outcome: str | None, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], reproducible_result: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = {**ENTRY, **changes}
     (line,) = shown(capsys, events.RoundFinished(entry=entry))
     assert "top-1 70.00 -> 80.00 %" in line
-    assert line.endswith(outcome or "80.00 %")
+    assert line.endswith(reproducible_result or "80.00 %")
 
 
 def test_a_round_that_diverged_has_no_accuracy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import Silent
+from conftest import SilentObserver
 
 from pruning.config.resolution import resolve
 from pruning.experiment.setup import prepare
@@ -32,7 +32,7 @@ def test_a_run_of_the_readme_makes_an_experiment(
         for name, value in zip(words[::2], words[1::2], strict=True)
     }
     file = options.pop("config", None)
-    session = prepare(resolve({**options, "runs_dir": tmp_path}, file and Path(file)), Silent())
+    session = prepare(resolve({**options, "runs_dir": tmp_path}, file and Path(file)), SilentObserver())
     assert session.prunings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Cli, Silent, StopsAt, events, only_run, read_result, small_mnist
+from conftest import Cli, SilentObserver, StoppingObserver, events, only_run, read_result, small_mnist
 
 from pruning.config.resolution import resolve
 from pruning.errors import InterruptedRunError, PruningError
@@ -104,14 +104,14 @@ def test_a_record_belongs_to_the_contents_of_its_plugin(tmp_path: Path) -> None:
     plugin.write_text(OWN)
     options = {"epochs": 0, "finetune": "none", "rounds": 1, "measure_seconds": 0, "name": "run"}
     own = {**options, "runs_dir": tmp_path, "plugin": plugin, "method": "global_signed"}
-    run(resolve(own), Silent())
+    run(resolve(own), SilentObserver())
     folder = RunFolder(tmp_path / "run")
-    assert all(check.agrees for check in verify(folder, Silent()))
+    assert all(check.agrees for check in verify(folder, SilentObserver()))
     assert records.finished(resolve(own)) is not None
     plugin.write_text(OWN.replace("weights.value", "-weights.value"))
     with pytest.raises(PruningError, match=f"--plugin {plugin}"):
         records.finished(resolve(own))
-    assert [check.what for check in verify(folder, Silent()) if not check.agrees] == ["files given"]
+    assert [check.what for check in verify(folder, SilentObserver()) if not check.agrees] == ["files given"]
 
 
 def test_a_run_is_not_resumed_with_other_contents(tmp_path: Path) -> None:
@@ -120,12 +120,12 @@ def test_a_run_is_not_resumed_with_other_contents(tmp_path: Path) -> None:
     images = small_mnist(tmp_path / ".images", train=100, test=20)
     options = {"dataset": "mnist", "data": images, "epochs": 0, "finetune_epochs": 1, "name": "run"}
     own = {**options, "measure_seconds": 0, "runs_dir": tmp_path, "plugin": plugin, "method": "global_signed"}
-    stopped = StopsAt(8)
+    stopped = StoppingObserver(8)
     with pytest.raises(InterruptedRunError):
         run(resolve(own), stopped)
     assert any(event["event"] == "pruning" for event in events(tmp_path / "run"))
     plugin.write_text(OWN.replace("weights.value", "-weights.value"))
     with pytest.raises(PruningError, match="plugin"):
-        run(resolve(own), Silent())
+        run(resolve(own), SilentObserver())
     plugin.write_text(OWN)
-    run(resolve(own), Silent())
+    run(resolve(own), SilentObserver())

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Silent, events, fork, interrupted_every, outcome, small_mnist, wait_for_event
+from conftest import (
+    SilentObserver,
+    events,
+    fork,
+    reproducible_result,
+    run_with_interruptions,
+    small_mnist,
+    wait_for_event,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -187,7 +195,7 @@ def small(runs: Path, **options: Any) -> RunConfig:
     return resolve({**values, **options})
 
 
-class Watching(Silent):
+class Watching(SilentObserver):
     """Adds up what the optimizers' steps say, by the shape of the weights, and keeps it at every pruning."""
 
     def __init__(self) -> None:
@@ -249,15 +257,15 @@ STOPPED = {
 
 @pytest.mark.parametrize("kind", STOPPED)
 def test_stopped_again_and_again_it_ends_with_the_same_bits(kind: str, tmp_path: Path) -> None:
-    run(small(tmp_path / "whole", **STOPPED[kind]), Silent())
+    run(small(tmp_path / "whole", **STOPPED[kind]), SilentObserver())
     config = small(tmp_path / "stopped", checkpoint_interval=1e-9, **STOPPED[kind])
-    assert interrupted_every(13, lambda observer: run(config, observer)) > 2
-    assert outcome(tmp_path / "stopped/run") == outcome(tmp_path / "whole/run")
+    assert run_with_interruptions(13, lambda observer: run(config, observer)) > 2
+    assert reproducible_result(tmp_path / "stopped/run") == reproducible_result(tmp_path / "whole/run")
 
 
 def test_killed_in_every_training_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     config = small(tmp_path, epochs=2, batch_size=5, log_interval=1, checkpoint_interval=0.01)
-    run(config, Silent())
+    run(config, SilentObserver())
     arguments = ("--config", tmp_path / "run/config.yaml", "--runs-dir", tmp_path / "killed")
     for phase in ({"phase": "dense", "epoch": 2}, {"phase": "finetune", "round": 1}):
         process = fork(*arguments, cwd=tmp_path)
@@ -265,54 +273,54 @@ def test_killed_in_every_training_it_ends_with_the_same_bits(tmp_path: Path) -> 
         process.kill()
         process.wait()
     assert fork(*arguments, cwd=tmp_path).wait(timeout=120) == 0
-    assert outcome(tmp_path / "killed/run") == outcome(tmp_path / "run")
+    assert reproducible_result(tmp_path / "killed/run") == reproducible_result(tmp_path / "run")
 
 
 def test_what_the_cache_holds_changes_nothing(tmp_path: Path) -> None:
     """Neither the dense training of another method, nor one of its own, whole or damaged."""
-    run(small(tmp_path / "alone"), Silent())
-    expected = outcome(tmp_path / "alone/run")
+    run(small(tmp_path / "alone"), SilentObserver())
+    expected = reproducible_result(tmp_path / "alone/run")
     runs = tmp_path / "shared"
-    run(small(runs, method="global_mag", name="magnitude"), Silent())
-    run(small(runs, name="first"), Silent())
+    run(small(runs, method="global_mag", name="magnitude"), SilentObserver())
+    run(small(runs, name="first"), SilentObserver())
     networks = [load_file(file) for file in (runs / ".dense").glob("*/network.safetensors")]
     assert len(networks) == 2
     assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
-    run(small(runs, name="second"), Silent())
+    run(small(runs, name="second"), SilentObserver())
     (sums,) = (runs / ".dense").glob("*/accumulated.safetensors")
     content = bytearray(sums.read_bytes())
     content[-100] ^= 1
     sums.write_bytes(content)
-    run(small(runs, name="third"), Silent())
+    run(small(runs, name="third"), SilentObserver())
     cached = [
         [event["cached"] for event in events(runs / name) if event["event"] == "dense"]
         for name in ("magnitude", "first", "second", "third")
     ]
     assert cached == [[False], [False], [True], [False]]
-    assert [outcome(runs / name) for name in ("first", "second", "third")] == [expected] * 3
+    assert [reproducible_result(runs / name) for name in ("first", "second", "third")] == [expected] * 3
 
 
 def test_training_again_to_the_state_to_rewind_to_adds_nothing(tmp_path: Path) -> None:
     options = {"finetune": "rewind", "epochs": 2}
-    run(small(tmp_path / "alone", **options), Silent())
-    run(small(tmp_path, name="first", epochs=2), Silent())
+    run(small(tmp_path / "alone", **options), SilentObserver())
+    run(small(tmp_path, name="first", epochs=2), SilentObserver())
     assert not list(tmp_path.glob(".dense/*/epoch-1.safetensors"))
-    run(small(tmp_path, name="second", **options), Silent())
+    run(small(tmp_path, name="second", **options), SilentObserver())
     assert (
         len(list(tmp_path.glob(".dense/*"))) == len(list(tmp_path.glob(".dense/*/epoch-1.safetensors"))) == 1
     )
-    assert outcome(tmp_path / "second") == outcome(tmp_path / "alone/run")
+    assert reproducible_result(tmp_path / "second") == reproducible_result(tmp_path / "alone/run")
 
 
 def test_shared_rounds_bring_the_sums_of_their_fine_tuning_along(tmp_path: Path) -> None:
     def to(ratio: int, **options: Any) -> RunConfig:
         return small(tmp_path, compression=ratio, rounds=ratio.bit_length() - 1, **options)
 
-    run(to(8, name="alone"), Silent())
-    run(to(4, name="less", share_rounds=True), Silent())
-    run(to(8, name="farther", share_rounds=True), Silent())
+    run(to(8, name="alone"), SilentObserver())
+    run(to(4, name="less", share_rounds=True), SilentObserver())
+    run(to(8, name="farther", share_rounds=True), SilentObserver())
     assert [event["rounds"] for event in events(tmp_path / "farther") if event["event"] == "shared"] == [2]
-    assert outcome(tmp_path / "farther") == outcome(tmp_path / "alone")
+    assert reproducible_result(tmp_path / "farther") == reproducible_result(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("policy", ["continue", "rewind", "rewind_lr", "reinit"])
@@ -321,7 +329,7 @@ def test_the_sums_are_of_the_weights_that_train_on(policy: str, tmp_path: Path) 
     replays = policy.startswith("rewind")
     options = {"schedule": "gradual", "rounds": None, "prune_every": 4, "finetune": policy, "epochs": 2}
     config = small(tmp_path, finetune_epochs=None if replays else 1, **options)
-    session = prepare(config, Silent())
+    session = prepare(config, SilentObserver())
     session.log.open()
     session.accumulated.load({name: torch.ones_like(x) for name, x in session.accumulated.tensors().items()})
     state = session.model.state_dict()
@@ -331,7 +339,7 @@ def test_the_sums_are_of_the_weights_that_train_on(policy: str, tmp_path: Path) 
 
 
 def test_going_back_takes_the_sums_back_too(tmp_path: Path) -> None:
-    session = prepare(small(tmp_path, rounds=None, max_drop=5), Silent())
+    session = prepare(small(tmp_path, rounds=None, max_drop=5), SilentObserver())
     session.accumulated.load({name: torch.ones_like(x) for name, x in session.accumulated.tensors().items()})
     accept(session)
     session.accumulated.clear()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import what_it_goes_by
+from conftest import scoring_arguments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ def test_a_count_above_a_layers_size_empties_it() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_exactly_the_rounded_fraction_is_removed(method: str, sparsity: float, dtype: torch.dtype) -> None:
     model = small().to(dtype)
-    masks = pruning.prune(model, method, sparsity, **what_it_goes_by(method, model, batches()))
+    masks = pruning.prune(model, method, sparsity, **scoring_arguments(method, model, batches()))
     if method.startswith("layer_"):
         expected = sum(round(sparsity * layer.weights) for layer in masks.layers())
         assert all(
@@ -222,7 +222,7 @@ def test_global_l1_by_20_percent() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_what_earlier_masks_removed_stays_removed_whatever_the_weights_are(method: str) -> None:
     model = small()
-    needed = what_it_goes_by(method, model, batches())
+    needed = scoring_arguments(method, model, batches())
     first = choose(model, method, sparsity=0.5, **needed)
     rewound = small()
     second = pruning.prune(rewound, method, sparsity=0.8, seed=9, masks=first, **needed)
@@ -291,7 +291,7 @@ def test_choosing_and_pruning_take_the_arguments_of_planning() -> None:
 def test_channels_last_weights_get_the_same_masks_in_their_own_layout(method: str) -> None:
     contiguous, channels_last = wide(), wide().to(memory_format=torch.channels_last)
     data = [(torch.randn(2, 3, 8, 8), torch.randint(9, (2, 4, 4)))]
-    needed = what_it_goes_by(method, contiguous, data)
+    needed = scoring_arguments(method, contiguous, data)
     expected = choose(contiguous, method, 0.7, **needed)
     found = choose(channels_last, method, 0.7, **needed)
     _, score = split(method)

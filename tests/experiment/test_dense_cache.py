@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Silent, small_mnist
+from conftest import SilentObserver, small_mnist
 
 from pruning.config.resolution import resolve
 from pruning.experiment.runner import run
@@ -32,7 +32,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 
 def fingerprint(**options: Any) -> dict[str, Any]:
-    return prepare(resolve(options), Silent()).fingerprint
+    return prepare(resolve(options), SilentObserver()).fingerprint
 
 
 def test_a_network_of_ones_own_that_was_edited_is_another_one(
@@ -46,7 +46,7 @@ def test_a_network_of_ones_own_that_was_edited_is_another_one(
         own = {**options, "arch": f"{file}:make", "name": f"{width}{between}"}
         found.append(fingerprint(**own)["network_source"])
         assert found[-1] == fingerprint(**own)["network_source"]
-        run(resolve(own), Silent())
+        run(resolve(own), SilentObserver())
     assert len(set(found)) == 3
     assert len(list(tmp_path.glob(".dense/*"))) == 3
 
@@ -87,7 +87,7 @@ def test_architectures_and_what_they_are_made_of_have_their_own_digests(options:
 
 
 def test_what_is_done_to_the_images_counts_too(options: dict[str, Any]) -> None:
-    images = prepare(resolve(options), Silent()).data
+    images = prepare(resolve(options), SilentObserver()).data
     others = [replace(images, mean=(0.9,)), replace(images, std=(0.9,)), replace(images, augmentation="flip")]
     assert len({one.fingerprint() for one in (images, *others)}) == 4
 

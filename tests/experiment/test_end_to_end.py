@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import SHORT, Cli, command, environment, events, only_run, outcome, read_result
+from conftest import SHORT_RUN, Cli, command, environment, events, only_run, read_result, reproducible_result
 from safetensors.torch import load_file
 
 import pruning
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One short run of the default command, shared by the tests that only read it."""
     folder = tmp_path_factory.mktemp("run")
     subprocess.run(
-        command(*SHORT, "--measure-seconds", "0.05"),
+        command(*SHORT_RUN, "--measure-seconds", "0.05"),
         cwd=folder,
         env=environment(),
         check=True,
@@ -159,7 +159,7 @@ def test_accuracy_is_that_of_an_independent_evaluation(run: Path) -> None:
 
 def test_the_same_command_shows_the_finished_run_and_touches_nothing(run: Path, cli: Cli) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.iterdir()}
-    done = cli(*SHORT, "--runs-dir", run.parent)
+    done = cli(*SHORT_RUN, "--runs-dir", run.parent)
     assert done.returncode == 0
     assert "--fresh runs it anew" in done.stdout
     assert {file: file.stat().st_mtime_ns for file in run.iterdir()} == before
@@ -171,16 +171,19 @@ def test_the_saved_configuration_repeats_the_run(run: Path, cli: Cli) -> None:
 
 
 def test_fresh_gives_the_same_bits(run: Path, cli: Cli, tmp_path: Path) -> None:
-    done = cli(*SHORT, "--fresh", "--quiet")
+    done = cli(*SHORT_RUN, "--fresh", "--quiet")
     assert done.returncode == 0, done.stderr
-    assert outcome(only_run(tmp_path / "runs")) == outcome(run)
-    assert cli(*SHORT, "--fresh", "--quiet").returncode == 0
-    assert outcome(only_run(tmp_path / "runs")) == outcome(run)
+    assert reproducible_result(only_run(tmp_path / "runs")) == reproducible_result(run)
+    assert cli(*SHORT_RUN, "--fresh", "--quiet").returncode == 0
+    assert reproducible_result(only_run(tmp_path / "runs")) == reproducible_result(run)
 
 
 def test_another_seed_gives_another_network(run: Path, cli: Cli, tmp_path: Path) -> None:
-    cli(*SHORT, "--seed", "1", "--quiet")
-    assert outcome(only_run(tmp_path / "runs"))["model.safetensors"] != outcome(run)["model.safetensors"]
+    cli(*SHORT_RUN, "--seed", "1", "--quiet")
+    assert (
+        reproducible_result(only_run(tmp_path / "runs"))["model.safetensors"]
+        != reproducible_result(run)["model.safetensors"]
+    )
 
 
 def test_a_name_belongs_to_one_run(cli: Cli, tmp_path: Path) -> None:
@@ -195,14 +198,16 @@ def test_a_name_belongs_to_one_run(cli: Cli, tmp_path: Path) -> None:
 
 def test_methods_at_one_seed_share_the_dense_training(cli: Cli, tmp_path: Path) -> None:
     for method in ("global_mag", "random"):
-        assert cli(*SHORT, "--epochs", "1", "--rounds", "1", "--method", method, "--quiet").returncode == 0
+        assert (
+            cli(*SHORT_RUN, "--epochs", "1", "--rounds", "1", "--method", method, "--quiet").returncode == 0
+        )
     assert len(list((tmp_path / "runs/.dense").iterdir())) == 1
     folders = [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
     first, second = (read_result(folder) for folder in folders)
     assert first["dense"] == second["dense"]
 
 
-class Silent:
+class SilentObserver:
     """An observer that keeps what happened and never stops a run."""
 
     def __init__(self) -> None:
@@ -228,7 +233,7 @@ def do(runs: Path, **options: Any) -> dict[str, Any]:
     from pruning.experiment.runner import run
 
     short = {"epochs": 2, "finetune_epochs": 1, "rounds": 1, "measure_seconds": 0}
-    return run(resolve({**short, "runs_dir": runs, **options}), Silent())
+    return run(resolve({**short, "runs_dir": runs, **options}), SilentObserver())
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])

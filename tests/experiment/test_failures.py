@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import command, environment, fork, outcome, wait_for_event
-from forked import Forked
+from conftest import command, environment, fork, reproducible_result, wait_for_event
+from forked import ForkedProcess
 from safetensors.torch import load_file
 
 RUN = (
@@ -29,7 +29,7 @@ RUN = (
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     place = tmp_path_factory.mktemp("undisturbed")
     finish(place)
-    return outcome(place / "runs/run")
+    return reproducible_result(place / "runs/run")
 
 
 def finish(place: Path) -> None:
@@ -38,7 +38,7 @@ def finish(place: Path) -> None:
     assert process.returncode == 0, said
 
 
-def assert_stopped(process: subprocess.CompletedProcess[str] | Forked, said: str) -> None:
+def assert_stopped(process: subprocess.CompletedProcess[str] | ForkedProcess, said: str) -> None:
     """Exit code 1 and one sentence, no traceback."""
     assert process.returncode == 1, said
     assert said.startswith("error: ")
@@ -75,7 +75,7 @@ def test_a_file_that_cannot_grow(largest: int, undisturbed: dict[str, Any], tmp_
     assert "the same command" in done.stderr
     assert_nothing_damaged(tmp_path / "runs")
     finish(tmp_path)
-    assert outcome(tmp_path / "runs/run") == undisturbed
+    assert reproducible_result(tmp_path / "runs/run") == undisturbed
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_full_disk(undisturbed: dict[str, Any], small_disk: Path) -> None:
     assert_nothing_damaged(small_disk / "runs")
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     finish(small_disk)
-    assert outcome(small_disk / "runs/run") == undisturbed
+    assert reproducible_result(small_disk / "runs/run") == undisturbed
 
 
 @pytest.mark.parametrize(("phase", "gone"), [("dense", "runs"), ("finetune", "runs/run")])
@@ -112,7 +112,7 @@ def test_a_folder_that_vanishes(phase: str, gone: str, undisturbed: dict[str, An
     assert "could not be written" in said
     assert_nothing_damaged(tmp_path / "runs")
     finish(tmp_path)
-    assert outcome(tmp_path / "runs/run") == undisturbed
+    assert reproducible_result(tmp_path / "runs/run") == undisturbed
 
 
 def net(place: Path, forward: str) -> str:

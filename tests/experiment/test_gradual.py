@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Silent, events, interrupted_every, outcome, read_result, small_mnist
+from conftest import (
+    SilentObserver,
+    events,
+    read_result,
+    reproducible_result,
+    run_with_interruptions,
+    small_mnist,
+)
 from safetensors.torch import load_file
 
 from pruning.config.resolution import resolve
@@ -44,7 +51,7 @@ def gradual(folder: Path, **options: Any) -> RunConfig:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    run(gradual(runs, method="global_grad", score_batches=2), Silent())
+    run(gradual(runs, method="global_grad", score_batches=2), SilentObserver())
     return runs / "run"
 
 
@@ -65,7 +72,7 @@ def test_the_end_is_exactly_what_was_asked_for(folder: Path) -> None:
     (entry,) = result["rounds"]
     assert entry["top1_before_finetune"] == result["dense"]["top1"]
     assert (entry["target_sparsity"], result["final"]["sparsity"]) == (0.8, round(0.8 * WEIGHTS) / WEIGHTS)
-    assert all(check.agrees for check in verify(RunFolder(folder), Silent()))
+    assert all(check.agrees for check in verify(RunFolder(folder), SilentObserver()))
 
 
 def test_removed_weights_are_zero_in_every_checkpoint_and_never_return(
@@ -83,14 +90,14 @@ def test_removed_weights_are_zero_in_every_checkpoint_and_never_return(
         save(self, tensors, values)
 
     monkeypatch.setattr(CheckpointFiles, "save", check_and_save)
-    run(gradual(tmp_path, checkpoint_interval=1e-9), Silent())
+    run(gradual(tmp_path, checkpoint_interval=1e-9), SilentObserver())
     assert removed[-1] == round(0.8 * WEIGHTS)
 
 
 def test_interrupted_anywhere_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
     config = gradual(tmp_path, method="global_grad", score_batches=2)
-    assert interrupted_every(12, lambda observer: run(config, observer)) > 4
-    assert outcome(tmp_path / "run") == outcome(folder)
+    assert run_with_interruptions(12, lambda observer: run(config, observer)) > 4
+    assert reproducible_result(tmp_path / "run") == reproducible_result(folder)
     batches = [event["batch"] for event in events(tmp_path / "run") if event["event"] == "pruning"]
     assert batches == [4, 8, 12, 16]
 
@@ -101,7 +108,7 @@ def test_other_amounts_and_allocations_grow_alike(tmp_path: Path) -> None:
         {"sparsity": None, "count": 30_000},
         {"method": "erk_mag"},
     ):
-        session = prepare(gradual(tmp_path, **options), Silent())
+        session = prepare(gradual(tmp_path, **options), SilentObserver())
         (steps,) = session.prunings
         final = steps[-1].target
         assert [step.target for step in steps] == pytest.approx(
@@ -110,5 +117,5 @@ def test_other_amounts_and_allocations_grow_alike(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_prunes_inside_its_few_batches(tmp_path: Path) -> None:
-    run(gradual(tmp_path, dry_run=True), Silent())
+    run(gradual(tmp_path, dry_run=True), SilentObserver())
     assert read_result(tmp_path / "run")["final"]["sparsity"] == round(0.8 * WEIGHTS) / WEIGHTS

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Silent, interrupted_every, outcome, read_result, small_mnist
+from conftest import SilentObserver, read_result, reproducible_result, run_with_interruptions, small_mnist
 from safetensors.torch import load_file
 
 from pruning.cli.console import Console
@@ -48,7 +48,7 @@ def search(folder: Path, **options: Any) -> RunConfig:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search in which some rounds hold and some do not."""
     runs = tmp_path_factory.mktemp("runs")
-    run(search(runs, max_drop=5), Silent())
+    run(search(runs, max_drop=5), SilentObserver())
     return runs / "run"
 
 
@@ -70,7 +70,7 @@ def test_rounds_hold_by_the_validation_images_and_the_last_that_holds_is_the_res
 
 
 def test_the_record_verifies(folder: Path) -> None:
-    checks = verify(RunFolder(folder), Silent())
+    checks = verify(RunFolder(folder), SilentObserver())
     assert [check for check in checks if not check.agrees] == []
     assert "validation_top1" in {check.what for check in checks}
 
@@ -80,13 +80,13 @@ def test_interrupted_again_and_again_it_ends_with_the_same_bits(
     every: int, folder: Path, tmp_path: Path
 ) -> None:
     config = search(tmp_path, max_drop=5)
-    stops = interrupted_every(every, lambda observer: run(config, observer))
+    stops = run_with_interruptions(every, lambda observer: run(config, observer))
     assert stops > 2
-    assert outcome(tmp_path / "run") == outcome(folder)
+    assert reproducible_result(tmp_path / "run") == reproducible_result(folder)
 
 
 def test_if_no_round_holds_the_dense_network_is_the_result(tmp_path: Path) -> None:
-    run(search(tmp_path, max_drop=0, finetune="none", rounds=1, seed=2), Silent())
+    run(search(tmp_path, max_drop=0, finetune="none", rounds=1, seed=2), SilentObserver())
     result = read_result(tmp_path / "run")
     assert [entry["held"] for entry in result["rounds"]] == [False]
     assert result["final"] == result["dense"]
@@ -97,11 +97,11 @@ def test_if_no_round_holds_the_dense_network_is_the_result(tmp_path: Path) -> No
     assert all(torch.equal(network[name], tensor) for name, tensor in load_file(dense).items())
     (warning,) = result["warnings"]
     assert warning.startswith("No round stayed within --max-drop 0 of the dense network's validation top-1")
-    assert all(check.agrees for check in verify(RunFolder(tmp_path / "run"), Silent()))
+    assert all(check.agrees for check in verify(RunFolder(tmp_path / "run"), SilentObserver()))
 
 
 def test_going_back_restores_network_masks_and_warnings(tmp_path: Path) -> None:
-    session = prepare(search(tmp_path, max_drop=5), Silent())
+    session = prepare(search(tmp_path, max_drop=5), SilentObserver())
     session.log.open()
     session.warn("about the dense network")
     before = {name: tensor.clone() for name, tensor in session.model.state_dict().items()}
@@ -116,7 +116,7 @@ def test_going_back_restores_network_masks_and_warnings(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_says_so_whatever_is_taken_back(tmp_path: Path) -> None:
-    run(search(tmp_path, max_drop=0, finetune="none", rounds=3, dry_run=True), Silent())
+    run(search(tmp_path, max_drop=0, finetune="none", rounds=3, dry_run=True), SilentObserver())
     result = read_result(tmp_path / "run")
     assert result["warnings"][0].startswith("Dry run")
 
@@ -149,8 +149,8 @@ def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = diverging(tmp_path, 0.6)
-    run(config, Silent())
-    result, whole = read_result(tmp_path / "run"), outcome(tmp_path / "run")
+    run(config, SilentObserver())
+    result, whole = read_result(tmp_path / "run"), reproducible_result(tmp_path / "run")
     rounds = result["rounds"]
     assert [entry["held"] for entry in rounds] == [True, False, False, True]
     assert [entry["target_sparsity"] for entry in rounds[:2]] == [0.5, 0.75]
@@ -166,7 +166,7 @@ def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
     assert all(
         "the training loss is nan in epoch 1 (a lower --finetune-lr" in one for one in result["warnings"]
     )
-    assert all(check.agrees for check in verify(RunFolder(tmp_path / "run"), Silent()))
+    assert all(check.agrees for check in verify(RunFolder(tmp_path / "run"), SilentObserver()))
 
     # It is shown, and interrupted again and again it ends with the same bits.
     Console().result(result, "runs/run")
@@ -176,13 +176,13 @@ def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
     assert shown.out.count("diverged, rolled back") == 4
     assert "warning: Round 2 counts as" in shown.err
     shutil.rmtree(tmp_path / "run")
-    assert interrupted_every(11, lambda observer: run(config, observer)) > 2
-    assert outcome(tmp_path / "run") == whole
+    assert run_with_interruptions(11, lambda observer: run(config, observer)) > 2
+    assert reproducible_result(tmp_path / "run") == whole
 
 
 def test_a_dense_training_that_diverges_stops_the_search(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"the training loss is nan in epoch 1. Try a lower --lr"):
-        run(diverging(tmp_path, -1), Silent())
+        run(diverging(tmp_path, -1), SilentObserver())
     assert not (tmp_path / "run/result.json").exists()
 
 
@@ -190,6 +190,6 @@ def test_reports_and_comparisons_read_it(folder: Path, tmp_path: Path) -> None:
     (found,) = read_runs([folder])
     assert (found.target.kind, str(found.target)) == ("max_drop", "5 points")
     for method in ("global_mag", "random"):
-        run(search(tmp_path, max_drop=5, rounds=1, method=method, name=method), Silent())
+        run(search(tmp_path, max_drop=5, rounds=1, method=method, name=method), SilentObserver())
     table = comparison_table(compare(select_runs("global_mag", tmp_path), select_runs("random", tmp_path)))
     assert table[2][0][0] == "max_drop 5 points"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Silent, small_mnist
+from conftest import SilentObserver, small_mnist
 
 from pruning.config.resolution import resolve
 from pruning.errors import PruningError
@@ -40,14 +40,14 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 
 def disagreeing(options: dict[str, Any]) -> set[str]:
-    checks = verify(RunFolder(options["runs_dir"] / "run"), Silent())
+    checks = verify(RunFolder(options["runs_dir"] / "run"), SilentObserver())
     return {check.what for check in checks if not check.agrees}
 
 
 def test_a_finished_run_is_shown_again_while_its_files_are_what_they_were_or_gone(
     options: dict[str, Any],
 ) -> None:
-    run(resolve(options), Silent())
+    run(resolve(options), SilentObserver())
     assert finished(resolve(options)) is not None
     assert not disagreeing(options)
     config = resolve(options)
@@ -59,7 +59,7 @@ def test_a_finished_run_is_shown_again_while_its_files_are_what_they_were_or_gon
 def test_a_run_of_other_code_or_weights_is_not_taken_for_this_one(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
-    run(resolve(options), Silent())
+    run(resolve(options), SilentObserver())
     (tmp_path / "net.py").write_text(NET.format(between="Tanh"))
     with pytest.raises(PruningError, match=r"other contents of --arch .*net.py:make. Choose another --name"):
         finished(resolve(options))

@@ -18,16 +18,16 @@ from typing import Any
 
 import pytest
 from conftest import (
-    SHORT,
+    SHORT_RUN,
     Cli,
-    Silent,
+    SilentObserver,
     command,
     environment,
     events,
     fork,
     only_run,
-    outcome,
     read_result,
+    reproducible_result,
     small_mnist,
     wait_for_event,
 )
@@ -39,7 +39,7 @@ from pruning.experiment.events import BatchLogged, Event
 from pruning.experiment.runner import run
 from pruning.utils.digests import digest
 
-OFTEN = (*SHORT, "--checkpoint-interval", "0.05", "--log-interval", "1")
+OFTEN = (*SHORT_RUN, "--checkpoint-interval", "0.05", "--log-interval", "1")
 GRADIENTS = (*OFTEN, "--method", "global_grad", "--score-batches", "1000")
 
 
@@ -51,12 +51,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(whole: Path) -> dict[str, Any]:
-    return outcome(whole)
+    return reproducible_result(whole)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted_with_gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return outcome(_whole(tmp_path_factory.mktemp("whole"), GRADIENTS))
+    return reproducible_result(_whole(tmp_path_factory.mktemp("whole"), GRADIENTS))
 
 
 def _whole(folder: Path, arguments: tuple[str, ...]) -> Path:
@@ -76,7 +76,7 @@ def test_killed_at_random_times_it_ends_the_same(uninterrupted: dict[str, Any], 
         process.kill()
         process.wait()
     assert fork(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
-    assert outcome(folder) == uninterrupted
+    assert reproducible_result(folder) == uninterrupted
 
 
 STAGES = {
@@ -110,7 +110,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert "the same command goes on" in said
     assert not (folder / "result.json").exists()
     assert fork(*GRADIENTS, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
-    assert outcome(folder) == uninterrupted_with_gradients
+    assert reproducible_result(folder) == uninterrupted_with_gradients
 
 
 def test_a_closed_terminal_saves_and_the_same_command_goes_on(
@@ -135,7 +135,7 @@ def test_a_closed_terminal_saves_and_the_same_command_goes_on(
     assert process.wait(timeout=30) == 128 + signal.SIGHUP
     assert not (tmp_path / "runs/run/result.json").exists()
     assert fork(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
-    assert outcome(tmp_path / "runs/run") == uninterrupted
+    assert reproducible_result(tmp_path / "runs/run") == uninterrupted
 
 
 def test_under_nohup_a_closed_terminal_is_ignored() -> None:
@@ -164,7 +164,7 @@ def test_a_resumed_run_logs_every_batch_once(tmp_path: Path) -> None:
     assert len(batches) == len(set(batches)) == (2 + 1 + 1) * 85
 
 
-class StopsInTheEvaluation(Silent):
+class StopsInTheEvaluation(SilentObserver):
     """Asks to stop in the evaluation after the last batch of an epoch."""
 
     def __init__(self) -> None:
@@ -204,9 +204,9 @@ def test_a_stop_in_the_evaluation_after_an_epoch_loses_no_batch_of_it(tmp_path: 
             run(config, stopping)
         batches += stopping.batches
     assert len(batches) == len(set(batches))
-    interrupted = outcome(tmp_path / "runs/run")
-    run(config.model_copy(update={"runs_dir": tmp_path / "undisturbed"}), Silent())
-    assert interrupted == outcome(tmp_path / "undisturbed/run")
+    interrupted = reproducible_result(tmp_path / "runs/run")
+    run(config.model_copy(update={"runs_dir": tmp_path / "undisturbed"}), SilentObserver())
+    assert interrupted == reproducible_result(tmp_path / "undisturbed/run")
 
 
 def test_resume_by_folder(uninterrupted: dict[str, Any], cli: Cli, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_resume_by_folder(uninterrupted: dict[str, Any], cli: Cli, tmp_path: Pat
     assert "--lr was 0.1, now 0.3" in done.stderr
     done = cli("--resume", folder)
     assert done.returncode == 0, done.stderr
-    assert outcome(folder) == uninterrupted
+    assert reproducible_result(folder) == uninterrupted
 
 
 def test_a_damaged_checkpoint_is_passed_over(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
@@ -234,15 +234,15 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted: dict[str, Any], tmp_
     content[-100] ^= 1
     newest.write_bytes(content)
     assert fork(*OFTEN, "--name", "run", cwd=tmp_path).wait(timeout=120) == 0
-    assert outcome(folder) == uninterrupted
+    assert reproducible_result(folder) == uninterrupted
 
 
 def test_a_damaged_dense_cache_is_trained_again(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole.parent / ".dense", tmp_path / "runs/.dense")
     (network,) = (tmp_path / "runs/.dense").glob("*/network.safetensors")
     network.write_bytes(network.read_bytes()[:-10])
-    again = _whole(tmp_path, SHORT)
-    assert outcome(again) == outcome(whole)
+    again = _whole(tmp_path, SHORT_RUN)
+    assert reproducible_result(again) == reproducible_result(whole)
     assert [event["cached"] for event in events(again) if event["event"] == "dense"] == [False]
 
 
@@ -268,7 +268,7 @@ def test_two_runs_that_need_the_same_dense_training_share_it(tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_try(cli: Cli, tmp_path: Path) -> None:
-    done = cli(*SHORT, "--lr", "1e9")
+    done = cli(*SHORT_RUN, "--lr", "1e9")
     assert done.returncode == 1
     assert "Try a lower --lr" in done.stderr
     assert "Traceback" not in done.stderr
@@ -278,7 +278,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_try(cli: Cli, 
 def test_so_does_one_that_only_the_last_step_took_too_far(tmp_path: Path) -> None:
     """The loss of every training batch was finite; the network is not."""
     with pytest.raises(RunStoppedError, match=r"loss on the \w+ images is .*diverged. Try a lower --lr"):
-        run(resolve({"lr": 1e30, "epochs": 1, "batch_size": 10_800, "runs_dir": tmp_path}), Silent())
+        run(resolve({"lr": 1e30, "epochs": 1, "batch_size": 10_800, "runs_dir": tmp_path}), SilentObserver())
     assert not list(tmp_path.glob("*/result.json"))
 
 
@@ -300,10 +300,10 @@ def test_a_run_on_other_images_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_a_damaged_state_to_rewind_to_is_trained_again(tmp_path: Path) -> None:
-    rewind = (*SHORT, "--finetune", "rewind", "--rounds", "1")
+    rewind = (*SHORT_RUN, "--finetune", "rewind", "--rounds", "1")
     folder = _whole(tmp_path, rewind)
-    before = outcome(folder)
+    before = reproducible_result(folder)
     shutil.rmtree(folder)
     (snapshot,) = (tmp_path / "runs/.dense").glob("*/epoch-1.safetensors")
     snapshot.write_bytes(snapshot.read_bytes()[:-10])
-    assert outcome(_whole(tmp_path, rewind)) == before
+    assert reproducible_result(_whole(tmp_path, rewind)) == before

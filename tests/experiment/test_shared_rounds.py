@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Silent, events, interrupted_every, outcome, read_result, small_mnist
+from conftest import (
+    SilentObserver,
+    events,
+    read_result,
+    reproducible_result,
+    run_with_interruptions,
+    small_mnist,
+)
 
 from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
@@ -25,7 +32,7 @@ def to(ratio: int, runs: Path, **options: Any) -> RunConfig:
 
 def done(config: RunConfig, *, fresh: bool = False) -> Path:
     """The folder of the run, done."""
-    run(config, Silent(), fresh=fresh)
+    run(config, SilentObserver(), fresh=fresh)
     return config.runs_dir / config.run_name()
 
 
@@ -49,7 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(runs: Path) -> dict[int, dict[str, Any]]:
     """What runs that share nothing but the dense network come to, by compression."""
-    return {ratio: outcome(done(to(ratio, runs, name=f"alone{ratio}"))) for ratio in (4, 16)}
+    return {ratio: reproducible_result(done(to(ratio, runs, name=f"alone{ratio}"))) for ratio in (4, 16)}
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +71,19 @@ def shared(runs: Path) -> Path:
 def test_the_outcome_is_that_of_the_run_alone(
     ratio: int, shared: Path, alone: dict[int, dict[str, Any]]
 ) -> None:
-    assert outcome(shared / to(ratio, shared).run_name()) == alone[ratio]
+    assert reproducible_result(shared / to(ratio, shared).run_name()) == alone[ratio]
 
 
 @pytest.mark.parametrize("policy", ["rewind", "rewind_lr", "distill", "reinit", "none"])
 def test_so_it_is_with_every_policy_stopped_again_and_again(policy: str, runs: Path) -> None:
     options = {"finetune": policy, "epochs": 2, "seed": 5}
-    expected = outcome(done(to(8, runs, name=f"alone-{policy}", **options)))
+    expected = reproducible_result(done(to(8, runs, name=f"alone-{policy}", **options)))
     done(to(4, runs, share_rounds=True, **options))
     config = to(8, runs, share_rounds=True, **options)
-    assert interrupted_every(7, lambda observer: run(config, observer))
+    assert run_with_interruptions(7, lambda observer: run(config, observer))
     folder = runs / config.run_name()
     assert taken_over(folder) == 2
-    assert outcome(folder) == expected
+    assert reproducible_result(folder) == expected
 
 
 def test_timing_is_what_computing_took(shared: Path) -> None:
@@ -93,13 +100,13 @@ def test_damaged_and_foreign_files_are_passed_over(shared: Path, alone: dict[int
         facts.write_text(facts.read_text().replace('"loss": ', '"loss": 1'))
     folder = shared / config.run_name()
     (folder / "result.json").unlink()
-    assert outcome(done(config)) == alone[4]
+    assert reproducible_result(done(config)) == alone[4]
     assert taken_over(folder) == 0
     in_turn = [place.rename(place.with_suffix(".moved")) for place in kept]
     for place, other in zip(kept, in_turn[1:] + in_turn[:1], strict=True):
         other.rename(place)
     (folder / "result.json").unlink()
-    assert outcome(done(config)) == alone[4]
+    assert reproducible_result(done(config)) == alone[4]
     assert taken_over(folder) == 0
 
 
@@ -107,7 +114,7 @@ def test_fresh_computes_anew(shared: Path, alone: dict[int, dict[str, Any]]) -> 
     config = to(4, shared, share_rounds=True)
     folder = done(config, fresh=True)
     assert taken_over(folder) == 0
-    assert outcome(folder) == alone[4]
+    assert reproducible_result(folder) == alone[4]
 
 
 def test_nothing_is_kept_or_told_unless_asked(alone: dict[int, dict[str, Any]], runs: Path) -> None:

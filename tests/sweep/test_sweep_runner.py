@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import Silent, events, outcome
+from conftest import SilentObserver, events, reproducible_result
 from sweep_files import planned
 
 from pruning.cli.app import execute
@@ -64,7 +64,7 @@ SWEEP = {
 }
 
 
-class SilentObserver:
+class SilentSweepObserver:
     """Observes a sweep without output and without stopping it."""
 
     def update(self, state: SweepState) -> None: ...
@@ -74,7 +74,7 @@ class SilentObserver:
     def on_forced_exit(self, action: Callable[[], None]) -> None: ...
 
 
-class ReleasesTheOtherClaim(SilentObserver):
+class ReleasesTheOtherClaim(SilentSweepObserver):
     """Releases the claim of another process once the sweep has seen it; fails if the sweep then never ends."""
 
     def __init__(self, claimed: IO[str]) -> None:
@@ -130,7 +130,7 @@ def test_sweeps_divide_the_work_keep_failures_retry_and_resume_with_the_results_
 
     # Two sweeps at once start every run once; only the run of two rounds fails.
     with ThreadPoolExecutor() as threads:
-        sweeps = [threads.submit(run_sweep, plan, ONE_SLOT, SilentObserver()) for _ in range(2)]
+        sweeps = [threads.submit(run_sweep, plan, ONE_SLOT, SilentSweepObserver()) for _ in range(2)]
     for finished in sweeps:
         state = finished.result()
         assert state.done.keys() == {run.name for run in complete}
@@ -160,5 +160,5 @@ def test_sweeps_divide_the_work_keep_failures_retry_and_resume_with_the_results_
     # Every record equals that of the same run outside a sweep.
     for run in plan.runs:
         alone = run.config.model_copy(update={"runs_dir": tmp_path / "alone", "share_rounds": False})
-        experiment(alone, Silent())
-        assert outcome(tmp_path / "alone" / run.name) == outcome(run.files.run.path)
+        experiment(alone, SilentObserver())
+        assert reproducible_result(tmp_path / "alone" / run.name) == reproducible_result(run.files.run.path)
