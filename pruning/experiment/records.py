@@ -32,7 +32,7 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
         PruningError: The folder holds another run, or the record or a file of the user's has changed since.
     """
     folder = folder_of(config)
-    refuse_other_run(config)
+    refuse_other_run(folder, config)
     result = folder.read_result()
     if result is not None and not is_sealed(folder, result):
         raise PruningError(
@@ -70,9 +70,8 @@ def recorded(folder: RunFolder) -> RunConfig:
     return resolve({"runs_dir": folder.path.parent, "name": folder.path.name}, folder.config, recorded=True)
 
 
-def refuse_other_run(config: RunConfig) -> None:
-    """Raise PruningError, with the options that differ, if the folder of the run belongs to another run."""
-    folder = folder_of(config)
+def refuse_other_run(folder: RunFolder, config: RunConfig) -> None:
+    """Raise PruningError, with the options that differ, if the folder belongs to a run with other options."""
     if not folder.config.exists():
         return
     different = differences(recorded(folder).config_key(), config.config_key())

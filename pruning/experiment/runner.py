@@ -49,7 +49,7 @@ def start_or_resume(session: Session, *, fresh: bool) -> DenseStates:
 
     Returns the states of the dense network that the fine-tuning policy needs.
     """
-    records.refuse_other_run(session.config)
+    records.refuse_other_run(session.folder, session.config)
     saved = checkpoint.load(session)
     if saved is not None:
         checkpoint.check_fingerprint(session, saved)

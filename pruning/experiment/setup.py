@@ -101,9 +101,10 @@ def _check_last_batch(config: RunConfig, model: nn.Module, images: data.Dataset)
 def check_outputs(config: RunConfig, *, fresh: bool) -> None:
     """Raise PruningError if the run cannot write one of its outputs. Creates nothing."""
     files.check_folder_writable(config.runs_dir, "--runs-dir")
-    records.folder_of(config).check_free()
+    folder = records.folder_of(config)
+    folder.check_free()
     if not fresh:
-        records.refuse_other_run(config)
+        records.refuse_other_run(folder, config)
     network = config.saved_model_path()
     if network is not None:
         files.check_file_writable(network, "--save-path")
