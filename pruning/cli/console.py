@@ -76,7 +76,7 @@ class Console(Terminal):
         quarter = f"{event.what} {4 * event.done // max(event.total, 1)}"
         if quarter != self._last_reading:
             self._last_reading = quarter
-            self._line(f"reading {event.what}: {event.done:,} of {event.total:,}", style="dim")
+            self._line(f"{event.what}: {event.done:,} of {event.total:,}", style="dim")
 
     @event.register
     def _(self, event: events.DenseWaiting) -> None:
