@@ -93,6 +93,29 @@ class ScoreSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StatisticSpec(Spec):
+    """Attributes of a statistic that scores read.
+
+    over_channels: computed from channel groups, by ``(model, layers, groups)``; otherwise from batches of data, by
+        ``(model, layers, batches, loss)``.
+    reads_layer_inputs: observes the inputs of every layer, so that only convolution and linear layers have it.
+    """
+
+    over_channels: bool = False
+    reads_layer_inputs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccumulatorSpec(Spec):
+    """Attributes of an accumulator of training steps: none besides those of every choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrectionSpec(Spec):
+    """Attributes of a correction of kept weights: none besides those of every choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StructureSpec(Spec):
     """Attributes of a structure.
 
@@ -341,6 +364,9 @@ def _sources(home: str) -> list[tuple[Path, str]]:
 
 STRUCTURES = Registry("structure", "pruning.axes.structure", StructureSpec)
 SCORES = Registry("score", "pruning.axes.scoring", ScoreSpec)
+STATISTICS = Registry("statistic", "pruning.core.statistics", StatisticSpec)
+ACCUMULATORS = Registry("accumulator", "pruning.core.accumulation", AccumulatorSpec)
+CORRECTIONS = Registry("correction", "pruning.core.corrections", CorrectionSpec)
 ALLOCATIONS = Registry("allocation", "pruning.axes.allocation", AllocationSpec)
 SCHEDULES = Registry("schedule", "pruning.axes.scheduling", ScheduleSpec)
 FINETUNINGS = Registry("fine-tuning policy", "pruning.axes.finetuning", FinetuneSpec)

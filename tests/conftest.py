@@ -33,6 +33,8 @@ from pruning.experiment.events import Event
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pruning import Masks
+
 # nohup ignores this signal, and every process that the tests start would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -134,6 +136,27 @@ def run_with_interruptions(checks: int, run: Callable[[SilentObserver], Any]) ->
             continue
         return interruptions
     raise AssertionError("the run does not end after 1000 interruptions")
+
+
+def masks_of(
+    model: nn.Module,
+    method: str = "global_mag",
+    sparsity: Any = None,
+    *,
+    batches: Any = None,
+    masks: Any = None,
+    accumulated: Any = None,
+    loss: Any = None,
+    **options: Any,
+) -> Masks:
+    """`compute_masks` with the options as keywords."""
+    from torch.nn import functional
+
+    from pruning.core.prune import PruneOptions, compute_masks
+
+    chosen = PruneOptions(method=method, sparsity=sparsity, **options)
+    loss = loss or functional.cross_entropy
+    return compute_masks(model, chosen, batches, masks=masks, accumulated=accumulated, loss=loss)
 
 
 def scoring_arguments(method: str, model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Axis 2b: where scores are compared, and how many weights go in each place.
+"""Axis 2b, allocation: which layers' scores are compared, and how many weights are removed from them.
 
-An allocation is a function ``(layers, amount) -> groups``: `layers` are the sizes of the prunable layers, `amount` is
-what the user asked for, and each group names the layers whose scores are compared with one another and the exact number
-of weights to remove from them together. Every layer is in exactly one group. Pure arithmetic: no torch in here.
+An allocation is a function ``(layers, target) -> budgets``. `layers` are the sizes of the prunable layers, `target` is
+the requested sparsity, and each budget is the exact number of weights to remove from a set of layers whose scores are
+compared. Every layer is in exactly one budget. No torch in this file.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from typing import TypeGuard
 from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, unknown
 
-DEFAULT_SPARSITY = 0.9  # where nobody says how much to remove
+DEFAULT_SPARSITY = 0.9
 
 
 @dataclass(frozen=True)
 class LayerSize:
-    """What an allocation sees of a layer: `size` is its number of weights, `kind` conv, linear, attention, ..."""
+    """A prunable layer, as an allocation sees it.
+
+    Attributes:
+        size: Number of weights.
+        kind: conv, linear, attention, recurrent or other.
+    """
 
     name: str
     size: int
@@ -31,15 +36,20 @@ class LayerSize:
 
 
 @dataclass(frozen=True)
-class Group:
-    """`names` are the layers whose scores are compared; `remove` is how many weights they lose together."""
+class LayerBudget:
+    """Number of weights to remove from some layers together.
 
-    names: tuple[str, ...]
+    Attributes:
+        layers: Names of the layers whose scores are compared.
+        remove: Number of weights that they lose in total.
+    """
+
+    layers: tuple[str, ...]
     remove: int
 
 
 def is_fraction(value: object) -> bool:
-    """Whether it is a number from 0 to 1."""
+    """Return whether the value is a number from 0 to 1."""
     return _is_number(value) and 0 <= value <= 1
 
 
@@ -48,11 +58,14 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 @dataclass(frozen=True)
-class Amount:
-    """How much to remove, from the dense network on.
+class SparsityTarget:
+    """How many weights to remove, in total since the dense network. Exactly one of the attributes is given.
 
-    A fraction of the weights (0 to 1); or a number of them; or fractions by kind of layer (conv, linear, ...) or shell
-    pattern of a layer's name (with or without ".weight"), of which the last that fits a layer holds for it.
+    Attributes:
+        sparsity: Fraction of the weights, 0 to 1.
+        count: Number of weights.
+        by_layer: Fractions by kind of layer (conv, linear, ...) or by shell pattern of a layer's name, with or without
+            ".weight". The last pattern that matches a layer applies.
     """
 
     sparsity: float | None = None
@@ -61,7 +74,9 @@ class Amount:
 
     def __post_init__(self) -> None:
         if (self.sparsity, self.count, self.by_layer).count(None) != 2:
-            raise PruningError("The amount to remove is a sparsity or a count: give exactly one of them.")
+            raise PruningError(
+                "sparsity and count both set how many weights to remove: give exactly one of them."
+            )
         for sparsity in (self.sparsity, *(self.by_layer or {}).values()):
             if sparsity is not None and not is_fraction(sparsity):
                 raise PruningError(f"Sparsity {sparsity!r} is not a fraction: it must be from 0 to 1.")
@@ -69,47 +84,54 @@ class Amount:
             _is_number(self.count) and self.count >= 0 and float(self.count).is_integer()
         ):
             raise PruningError(
-                f"Count {self.count!r} is not a number of weights: it must be a whole number from 0 up."
+                f"Count {self.count!r} is not a number of weights: it must be a whole number >= 0."
             )
 
-    def of(self, size: int) -> int:
-        """How many of `size` weights that is, never more than all of them."""
+    def number_of(self, size: int) -> int:
+        """Return how many of `size` weights to remove, at most all of them."""
         if self.count is not None:
             return min(int(self.count), size)
-        assert self.sparsity is not None, "fractions by layer are of `parts` of a network"
+        assert self.sparsity is not None, "split a target by layer first"
         return round(self.sparsity * size)
 
-    def parts(self, layers: Sequence[LayerSize]) -> list[tuple[list[LayerSize], Amount]]:
-        """The layers in sets, each with the one amount that holds for all of it.
+    def split(self, layers: Sequence[LayerSize]) -> list[tuple[list[LayerSize], SparsityTarget]]:
+        """Return sets of layers, each with the one sparsity or count that applies to it.
 
-        Raises PruningError for a pattern that no layer fits, and for layers that no pattern fits.
+        Raises:
+            PruningError: a pattern that matches no layer, or a layer that no pattern matches.
         """
         if self.by_layer is None:
             return [(list(layers), self)]
         for pattern in self.by_layer:
-            if not any(_fits(pattern, layer) for layer in layers):
+            if not any(_matches(pattern, layer) for layer in layers):
                 kinds = dict.fromkeys(layer.kind for layer in layers)
                 raise unknown("layer or kind of layer", pattern, [*kinds, *(layer.name for layer in layers)])
-        chosen: dict[str, list[LayerSize]] = {pattern: [] for pattern in self.by_layer}
+        by_pattern: dict[str, list[LayerSize]] = {pattern: [] for pattern in self.by_layer}
         for layer in layers:
-            fitting = [pattern for pattern in self.by_layer if _fits(pattern, layer)]
-            if not fitting:
+            matching = [pattern for pattern in self.by_layer if _matches(pattern, layer)]
+            if not matching:
                 raise PruningError(
-                    f"No sparsity is given for {layer.name} ({layer.kind}): add {layer.kind}=0.5, say, or '*=0' to the "
-                    "front for all others."
+                    f"{layer.name} ({layer.kind}) has no sparsity: add {layer.kind}=0.5, for example, or '*=0' at the "
+                    "front for all other layers."
                 )
-            chosen[fitting[-1]].append(layer)
-        return [(part, Amount(self.by_layer[pattern])) for pattern, part in chosen.items() if part]
+            by_pattern[matching[-1]].append(layer)
+        return [
+            (part, SparsityTarget(self.by_layer[pattern])) for pattern, part in by_pattern.items() if part
+        ]
 
 
-def _fits(pattern: str, layer: LayerSize) -> bool:
+def _matches(pattern: str, layer: LayerSize) -> bool:
     return pattern == layer.kind or any(
         fnmatchcase(name, pattern) for name in (layer.name, layer.name.rpartition(".")[0])
     )
 
 
 def read_by_layer(text: str) -> dict[str, float]:
-    """`conv=0.2 linear=0.4` as a mapping. PruningError for a word that is not PATTERN=FRACTION."""
+    """Parse `conv=0.2 linear=0.4`.
+
+    Raises:
+        PruningError: a word that is not PATTERN=FRACTION.
+    """
     fractions = {}
     for word in text.split():
         pattern, _, number = word.rpartition("=")
@@ -118,90 +140,95 @@ def read_by_layer(text: str) -> dict[str, float]:
         except ValueError:
             pattern = ""
         if not pattern:
-            raise PruningError(f"{word!r} gives no layer a sparsity: write conv=0.2 linear=0.4, say.")
-    Amount(by_layer=fractions)
+            raise PruningError(f"{word!r} is not PATTERN=FRACTION: write conv=0.2 linear=0.4, for example.")
+    SparsityTarget(by_layer=fractions)
     return fractions
 
 
 @ALLOCATIONS.register("global", source="Blalock et al. 2020, section 7.2")
-def whole_network(layers: Sequence[LayerSize], amount: Amount) -> list[Group]:
-    """Scores are compared across the whole network (or across all layers that a given fraction is for)"""
+def whole_network(layers: Sequence[LayerSize], target: SparsityTarget) -> list[LayerBudget]:
+    """Compare scores across the whole network (or across all layers that one fraction applies to)"""
     return [
-        Group(tuple(layer.name for layer in part), own.of(sum(layer.size for layer in part)))
-        for part, own in amount.parts(layers)
+        LayerBudget(tuple(layer.name for layer in part), own.number_of(sum(layer.size for layer in part)))
+        for part, own in target.split(layers)
     ]
 
 
 @ALLOCATIONS.register("layer", source="Blalock et al. 2020, section 7.2")
-def per_layer(layers: Sequence[LayerSize], amount: Amount) -> list[Group]:
-    """Scores are compared within each layer, and every layer loses the same fraction (or the same number)"""
-    return [Group((layer.name,), own.of(layer.size)) for part, own in amount.parts(layers) for layer in part]
+def per_layer(layers: Sequence[LayerSize], target: SparsityTarget) -> list[LayerBudget]:
+    """Compare scores within each layer; every layer loses the same fraction (or the same number)"""
+    return [
+        LayerBudget((layer.name,), own.number_of(layer.size))
+        for part, own in target.split(layers)
+        for layer in part
+    ]
 
 
 @ALLOCATIONS.register("uniform_plus", source="Gale et al. 2019, arXiv 1902.09574, section 5")
-def uniform_but_the_first(layers: Sequence[LayerSize], amount: Amount) -> list[Group]:
-    """Within each layer; the first layer stays dense, all others lose the same, somewhat larger, fraction
+def uniform_except_first(layers: Sequence[LayerSize], target: SparsityTarget) -> list[LayerBudget]:
+    """Compare scores within each layer; keep the first layer dense, and prune all others by one larger fraction
 
-    Together they lose exactly the amount asked for. (The paper's limit of 80% for the last layer is not needed: the
-    classifier is kept anyway, unless asked for.)
+    In total exactly the target is removed. The paper also limits the last layer to 80 %, which is not needed here,
+    because the classifier is kept by default.
     """
-    remove = _of_all("uniform_plus", layers, amount)
+    remove = _network_number("uniform_plus", layers, target)
     first, *others = layers
-    left = sum(layer.size for layer in others)
-    if remove > left:
+    available = sum(layer.size for layer in others)
+    if remove > available:
+        total = available + first.size
         raise PruningError(
-            f"uniform_plus spares the first layer, {first.name}: at most {left:,} of {left + first.size:,} weights can "
-            f"go (sparsity {left / (left + first.size):.4g}), not {remove:,}."
+            f"uniform_plus keeps the first layer, {first.name}, dense: at most {available:,} of {total:,} weights "
+            f"can be removed (sparsity {available / total:.4g}), not {remove:,}."
         )
-    shares = [Fraction(remove * layer.size, max(left, 1)) for layer in others]
+    shares = [Fraction(remove * layer.size, max(available, 1)) for layer in others]
     return [
-        Group((first.name,), 0),
+        LayerBudget((first.name,), 0),
         *(
-            Group((layer.name,), number)
-            for layer, number in zip(others, _whole_numbers(shares, remove), strict=True)
+            LayerBudget((layer.name,), number)
+            for layer, number in zip(others, _round_to_total(shares, remove), strict=True)
         ),
     ]
 
 
 @ALLOCATIONS.register("erk", source="Evci et al. 2020, arXiv 1911.11134, appendix; Mocanu et al. 2018")
-def erdos_renyi_kernel(layers: Sequence[LayerSize], amount: Amount) -> list[Group]:
-    """Within each layer; what is kept grows with the sum of a weight's dimensions, not with their product
+def erdos_renyi_kernel(layers: Sequence[LayerSize], target: SparsityTarget) -> list[LayerBudget]:
+    """Compare scores within each layer; keep weights in proportion to the sum of a layer's dimensions
 
-    The density of a layer is e (n_in + n_out + kernel height + width) / (n_in n_out height width), at most 1, with
-    the one e for which the whole network loses exactly the amount asked for.
+    The density of a layer is e (n_in + n_out + kernel height + width) / (n_in n_out height width), at most 1. The one
+    factor e is such that the whole network loses exactly the target.
     """
-    keep = sum(layer.size for layer in layers) - _of_all("erk", layers, amount)
-    weights = {layer.name: sum(layer.shape or (layer.size,)) for layer in layers}
+    keep = sum(layer.size for layer in layers) - _network_number("erk", layers, target)
+    dimensions = {layer.name: sum(layer.shape or (layer.size,)) for layer in layers}
     dense: set[str] = set()
     while True:
-        free = [layer for layer in layers if layer.name not in dense]
-        for_free = keep - sum(layer.size for layer in layers if layer.name in dense)
-        factor = Fraction(for_free, sum(weights[layer.name] for layer in free) or 1)
-        full = {layer.name for layer in free if factor * weights[layer.name] > layer.size}
+        sparse = [layer for layer in layers if layer.name not in dense]
+        keep_sparse = keep - sum(layer.size for layer in layers if layer.name in dense)
+        factor = Fraction(keep_sparse, sum(dimensions[layer.name] for layer in sparse) or 1)
+        full = {layer.name for layer in sparse if factor * dimensions[layer.name] > layer.size}
         if not full:
             break
         dense |= full
     shares = [
-        Fraction(layer.size) if layer.name in dense else factor * weights[layer.name] for layer in layers
+        Fraction(layer.size) if layer.name in dense else factor * dimensions[layer.name] for layer in layers
     ]
     return [
-        Group((layer.name,), layer.size - number)
-        for layer, number in zip(layers, _whole_numbers(shares, keep), strict=True)
+        LayerBudget((layer.name,), layer.size - number)
+        for layer, number in zip(layers, _round_to_total(shares, keep), strict=True)
     ]
 
 
-def _of_all(allocation: str, layers: Sequence[LayerSize], amount: Amount) -> int:
-    """How many of all the layers' weights go, for an allocation that itself divides them among the layers."""
-    if amount.by_layer is not None:
+def _network_number(allocation: str, layers: Sequence[LayerSize], target: SparsityTarget) -> int:
+    """Return how many of all weights to remove, for an allocation that divides them among the layers itself."""
+    if target.by_layer is not None:
         raise PruningError(
-            f"The allocation {allocation} divides the amount among the layers itself: fractions by layer go with "
-            "global and layer."
+            f"The allocation {allocation} divides the target among the layers itself: fractions by layer require the "
+            "allocation global or layer."
         )
-    return amount.of(sum(layer.size for layer in layers))
+    return target.number_of(sum(layer.size for layer in layers))
 
 
-def _whole_numbers(shares: Sequence[Fraction], total: int) -> list[int]:
-    """Each share rounded up or down so that they add up to `total`; the largest remainders go up (ties: the first)."""
+def _round_to_total(shares: Sequence[Fraction], total: int) -> list[int]:
+    """Round each share up or down so that the sum is `total`: the largest remainders up (the first of equals)."""
     numbers = [int(share) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda i: numbers[i] - shares[i])
     for i in by_remainder[: total - sum(numbers)]:

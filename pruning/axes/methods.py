@@ -1,16 +1,15 @@
-"""The names of methods, and which score goes with which allocation and structure.
+"""Method names, and which score can be combined with which allocation and structure.
 
-A method is `{allocation}_{score}` for every allocation and score; a score that goes with one allocation only is a
-method of its own name. Names and facts come from the registries, so that asking for them imports no torch; what a
-method does is in `pruning.core.prune`.
+A method is `{allocation}_{score}`; a score that is defined for one allocation only is a method under its own name. This
+file reads the registries and imports no torch; `pruning.core.prune` applies a method.
 """
 
 from __future__ import annotations
 
 from pruning.errors import PruningError
-from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES, unknown
+from pruning.registry import ACCUMULATORS, ALLOCATIONS, CORRECTIONS, SCORES, STATISTICS, STRUCTURES, unknown
 
-SHORT = {name: ("global", name) for name in ("random", "snip", "grasp")}
+SHORT_NAMES = {name: ("global", name) for name in ("random", "snip", "grasp")}
 
 
 def composed() -> dict[str, tuple[str, str]]:
@@ -25,18 +24,19 @@ def composed() -> dict[str, tuple[str, str]]:
         for score in scores
         if score not in fixed
     }
-    return {**pairs, **{score: (allocation, score) for score, allocation in fixed.items()}, **SHORT}
+    return {**pairs, **{score: (allocation, score) for score, allocation in fixed.items()}, **SHORT_NAMES}
 
 
 def names() -> list[str]:
-    """Every method's name."""
+    """Return the names of all methods."""
     return list(composed())
 
 
 def split(name: str) -> tuple[str, str]:
-    """The allocation and the score that the method called `name` is made of.
+    """Return the allocation and the score of a method.
 
-    Raises PruningError for an unknown name, with the nearest and then all names.
+    Raises:
+        PruningError: unknown name; the message lists the nearest names and then all.
     """
     known = composed()
     if name in known:
@@ -51,24 +51,30 @@ def split(name: str) -> tuple[str, str]:
 
 
 def accumulates(method: str) -> list[str]:
-    """What has to be added up over the training before `method` prunes, by name; for most methods nothing."""
+    """Return the names of what must be accumulated during training before `method` prunes; empty for most methods."""
     return list(SCORES.entry(split(method)[1]).spec.accumulates)
 
 
 def check(method: str, structure: str) -> None:
-    """PruningError, with the reason, if a method has no meaning for a structure (or either is unknown)."""
+    """Raise PruningError, with the reason, if a method is not defined for a structure or a name is unknown."""
     allocation, score = split(method)
     score_spec, structure_entry = SCORES.entry(score).spec, STRUCTURES.entry(structure)
     structure_spec = structure_entry.spec
+    for statistic in score_spec.statistics:
+        STATISTICS.entry(statistic)
+    for accumulator in score_spec.accumulates:
+        ACCUMULATORS.entry(accumulator)
+    if score_spec.correction is not None:
+        CORRECTIONS.entry(score_spec.correction)
     if structure_spec.allocations and allocation not in structure_spec.allocations:
-        right = " or ".join(structure_spec.allocations)
-        instead = f"choose {right}_{score}" if score_spec.allocation is None else "choose another score"
+        allowed = " or ".join(structure_spec.allocations)
+        fix = f"Choose {allowed}_{score}" if score_spec.allocation is None else "Choose another score"
         raise PruningError(
-            f"Structure {structure} goes with the allocation {right} only, not with {method}: "
-            f"{structure_spec.reason}; {instead}."
+            f"Structure {structure} requires the allocation {allowed}, but method {method} has {allocation}: "
+            f"{structure_spec.reason}. {fix}."
         )
     if score_spec.structures and structure_entry.name not in score_spec.structures:
-        right = " or ".join(score_spec.structures)
+        allowed = " or ".join(score_spec.structures)
         raise PruningError(
-            f"Method {method} goes with the structure {right} only, not with {structure}: {score_spec.reason}."
+            f"Method {method} requires the structure {allowed}, not {structure}: {score_spec.reason}."
         )

@@ -1,18 +1,11 @@
-"""Axis 1: which weights are removed together.
+"""Axis 1, structure: which weights are removed together.
 
-A structure is a function ``(layer) -> BlockShape``: the shape of the blocks that tile a layer's weight tensor. All
-weights of a block are kept or removed together, by one score for the block (``group_reduction`` in `scoring`). If the
-block shape has `keep`, every block keeps that many of its weights instead (N:M). Blocks of one weight are unstructured
-sparsity.
+A structure is a function ``(layer) -> BlockShape``: the shape of the blocks that divide a layer's weight tensor. All
+weights of a block are kept or removed together, by one score (`ScoreSpec.group_reduction`). If the block shape has
+`keep`, every block keeps that many of its weights instead (N:M). Blocks of one weight are unstructured sparsity.
 
-It is registered with ``source`` and, where that is so, with
-
-- ``pattern`` and ``example``: numbers in its name (see `registry`);
-- ``coupled=True``: blocks are filters, and the filters of all layers that write one channel form one group;
-- ``allocations``: the only allocations that it works with, and ``reason``, why;
-- ``fixed_sparsity=True``: the structure alone determines the sparsity.
-
-For a layer that it does not fit, it raises a PruningError that holds the reason only. No torch in this file.
+The attributes of its registration are those of `registry.StructureSpec`. For a layer that it does not fit, a structure
+raises a PruningError with the reason only. No torch in this file.
 """
 
 from __future__ import annotations
@@ -26,7 +19,13 @@ from pruning.registry import STRUCTURES
 
 
 class LayerInfo(Protocol):
-    """What a structure looks at: `shape` is that of the weight; `type` the class name of the module that holds it."""
+    """A layer, as a structure sees it.
+
+    Attributes:
+        shape: Shape of the weight.
+        kind: conv, linear, attention, recurrent or other.
+        type: Class name of the module.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -38,7 +37,12 @@ class LayerInfo(Protocol):
 
 @dataclass(frozen=True)
 class BlockShape:
-    """`sizes`: how long a tile is in each dimension of the weight; `keep`: how many weights each keeps, if it says."""
+    """Shape of the blocks of one layer.
+
+    Attributes:
+        sizes: Length of a block in each dimension of the weight.
+        keep: Number of weights that each block keeps; None if blocks are kept or removed whole.
+    """
 
     sizes: tuple[int, ...]
     keep: int | None = None
@@ -46,15 +50,15 @@ class BlockShape:
 
 @STRUCTURES.register("weight", source="LeCun et al. 1990")
 def weight(layer: LayerInfo) -> BlockShape:
-    """Single weights, wherever they lie: a sparse network"""
+    """Single weights (unstructured sparsity)"""
     return BlockShape((1,) * len(layer.shape))
 
 
 @STRUCTURES.register("filter", coupled=True, source="Li et al. 2017, arXiv 1608.08710; Fang et al. 2023")
 def filters(layer: LayerInfo) -> BlockShape:
-    """Whole filters (of linear layers: neurons), with bias and normalisation; those that make one channel as one"""
+    """Whole filters (neurons of linear layers) with bias and normalisation; filters of one channel together"""
     if layer.kind not in ("conv", "linear"):
-        raise PruningError(f"what its rows compute is not a channel of the network: it is {layer.kind}")
+        raise PruningError(f"its outputs are not channels of the network: it is {layer.kind}")
     output = output_dimension(layer)
     return BlockShape(tuple(1 if i == output else size for i, size in enumerate(layer.shape)))
 
@@ -63,11 +67,11 @@ def filters(layer: LayerInfo) -> BlockShape:
     "block", pattern=r"block([1-9]\d*)x([1-9]\d*)", example="block4x4", source="Gray et al. 2017"
 )
 def block(outputs: int, inputs: int, layer: LayerInfo) -> BlockShape:
-    """Blocks of so many outputs x inputs, as block4x4; in convolutions at each place of the kernel"""
+    """Blocks of outputs x inputs, such as block4x4; in convolutions at each position of the kernel"""
     sizes = [1] * len(layer.shape)
     wanted = {output_dimension(layer): (outputs, "outputs"), input_dimension(layer): (inputs, "inputs")}
-    for dimension, (size, what) in wanted.items():
-        _divides(layer.shape[dimension], size, what)
+    for dimension, (size, noun) in wanted.items():
+        _check_divisible(layer.shape[dimension], size, noun)
         sizes[dimension] = size
     return BlockShape(tuple(sizes))
 
@@ -78,20 +82,20 @@ def block(outputs: int, inputs: int, layer: LayerInfo) -> BlockShape:
     example="2:4",
     fixed_sparsity=True,
     allocations=("layer",),
-    reason="scores are compared within each M weights only, and every layer loses the same fraction",
+    reason="scores are compared within M weights, and every layer loses the same fraction",
     source="Zhou et al. 2021, arXiv 2102.04010; Mishra et al. 2021",
 )
 def n_of_m(n: int, m: int, layer: LayerInfo) -> BlockShape:
-    """Of every M weights along the inputs N are kept, as 2:4; in convolutions along the input channels"""
+    """N of every M weights along the inputs are kept, such as 2:4; in convolutions along the input channels"""
     sparsity_of_n_of_m(n, m)
     sizes = [1] * len(layer.shape)
-    _divides(layer.shape[input_dimension(layer)], m, "inputs")
+    _check_divisible(layer.shape[input_dimension(layer)], m, "inputs")
     sizes[input_dimension(layer)] = m
     return BlockShape(tuple(sizes), keep=n)
 
 
 def sparsity_of_n_of_m(n: int, m: int) -> Fraction:
-    """The fraction that N:M removes. PruningError unless 0 < N < M."""
+    """Return the fraction that N:M removes; PruningError unless 0 < N < M."""
     if not 0 < n < m:
         raise PruningError(
             f"{n}:{m} keeps {n} of every {m} weights: the first number must be from 1 to {m - 1}."
@@ -100,35 +104,35 @@ def sparsity_of_n_of_m(n: int, m: int) -> Fraction:
 
 
 def fixed_sparsity(name: str) -> float | None:
-    """The sparsity that the structure called `name` comes to, if that is not for the user to say."""
+    """Return the sparsity that the structure `name` determines, or None if the user does."""
     entry = STRUCTURES.entry(name)
     if not entry.spec.fixed_sparsity:
         return None
-    STRUCTURES.get(name)  # refuses a name without its numbers
+    STRUCTURES.get(name)  # raises for a name without numbers
     return float(sparsity_of_n_of_m(*(entry.numbers(name) or ())))
 
 
 def check_floor(name: str, floor: float) -> None:
-    """PruningError if the structure called `name` says how much is removed, and that leaves layers below the floor."""
+    """Raise PruningError if the structure `name` determines the sparsity and that is above what the floor allows."""
     fixed = fixed_sparsity(name)
     if fixed is not None and floor > 1 - fixed + 1e-9:  # 1:3 keeps a third, to rounding
         raise PruningError(
-            f"Structure {name} keeps {1 - fixed:g} of every layer, which a floor of {floor:g} contradicts: lower it."
+            f"Structure {name} keeps {1 - fixed:g} of every layer, but the floor is {floor:g}. Lower the floor."
         )
 
 
 def output_dimension(layer: LayerInfo) -> int:
-    """Where a weight's outputs lie. PruningError if it has no two sides."""
+    """Return the dimension of a weight's outputs; PruningError for a weight of one dimension."""
     if len(layer.shape) < 2:
-        raise PruningError("it has one dimension only, and no inputs and outputs")
+        raise PruningError("it has one dimension, not inputs and outputs")
     return 1 if "Transpose" in layer.type else 0
 
 
 def input_dimension(layer: LayerInfo) -> int:
-    """Where a weight's inputs lie (of a grouped convolution: those of one group)."""
+    """Return the dimension of a weight's inputs (for a grouped convolution, of one group's inputs)."""
     return 1 - output_dimension(layer)
 
 
-def _divides(length: int, size: int, what: str) -> None:
+def _check_divisible(length: int, size: int, noun: str) -> None:
     if size < 1 or length % size:
-        raise PruningError(f"its {length} {what} do not divide by {size}")
+        raise PruningError(f"its {length} {noun} are not divisible by {size}")

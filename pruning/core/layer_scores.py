@@ -1,4 +1,4 @@
-"""The scores of layers, computed from the weights as they lie: slice by slice where that is possible, else whole."""
+"""Scores of layers: streamed slice by slice if the score is elementwise, else computed for the whole layer."""
 
 from __future__ import annotations
 
@@ -9,124 +9,123 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from pruning.axes.scoring import CORRECTIONS, Weights, layer_seed
-from pruning.axes.structure import BlockShape, output_dimension
-from pruning.core import pruning_groups
+from pruning.axes.scoring import Weights, layer_seed
+from pruning.axes.structure import output_dimension
 from pruning.core.layers import Layer
-from pruning.core.pruning_groups import Candidates, CoupledGroup
-from pruning.core.topk import LOWEST, Source
+from pruning.core.topk import LOWEST, ScoreStream
 from pruning.errors import PruningError
-from pruning.registry import SCORES, unknown
+from pruning.registry import CORRECTIONS, SCORES
 
-CPU_SLICE = 1 << 17  # weights a thread; what is computed from them stays in a core's own cache
-DEVICE_SLICE = 1 << 24  # the most flags that a float32 sum counts exactly
+CPU_SLICE = 1 << 17  # weights per thread; the scores of a slice stay in the cache of a core
+DEVICE_SLICE = 1 << 24  # a float32 sum counts exactly up to this many flags
 
 
-@dataclass(frozen=True)
 class LayerScorer:
-    """The layers with all that their scores depend on. `kept` are the masks so far, empty if there are none."""
+    """Scores of layers by name, with one score and everything that it depends on.
 
-    layers: Sequence[Layer]
-    score: str
-    seed: int
-    kept: Mapping[str, Tensor]
-    collected: Mapping[str, dict[str, Tensor]]
+    Args:
+        layers: The layers; their parameters can be copies.
+        score: Name of the score.
+        seed: For scores that draw at random.
+        kept: Layer name -> mask of the prunings so far; empty if there is none. Weights that are exactly zero then
+            count as pruned.
+        statistics: Statistic or accumulator -> layer name -> tensor.
+    """
 
-    def sources(self) -> dict[str, Source]:
-        """The scores weight by weight, streamed where that is possible."""
-        return {
-            layer.name: _source(
-                layer, self.score, self.seed, self.kept.get(layer.name), self.collected.get(layer.name, {})
-            )
-            for layer in self.layers
-        }
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        score: str,
+        seed: int,
+        kept: Mapping[str, Tensor],
+        statistics: Mapping[str, Mapping[str, Tensor]],
+    ) -> None:
+        self._layers = {layer.name: layer for layer in layers}
+        self._spec = SCORES.entry(score).spec
+        self._function = SCORES.get(score)
+        self._seed = seed
+        self.kept = kept
+        self._statistics = statistics
 
-    def candidates(self, bundle: CoupledGroup, tiles: Mapping[str, BlockShape]) -> Candidates:
-        """The groups of a bundle with what their weights score together."""
-        how = SCORES.entry(self.score).spec.group_reduction
-        parts, gone = [], []
-        for name, order in bundle.tiles.items():
-            scores = pruning_groups.rows(self._scores(name), tiles[name])
-            missing = pruning_groups.rows(self._gone(name), tiles[name]).all(1)
-            parts.append(scores if order is None else scores[order])
-            gone.append(missing if order is None else missing[order])
-        weighs = sum(part.shape[1] for part in parts)
-        return Candidates(pruning_groups.together(parts, how), torch.stack(gone).all(0), weighs)
+    @property
+    def group_reduction(self) -> str:
+        return self._spec.group_reduction
 
-    def kept_in_each(self, name: str, tile: BlockShape) -> Tensor:
-        """The mask of a layer of which every tile keeps a number of weights."""
-        assert tile.keep is not None
-        scores = self._scores(name).masked_fill(self._gone(name), LOWEST)
-        kept = pruning_groups.keep_in_each(pruning_groups.rows(scores, tile), tile.keep)
-        return self._still(name, pruning_groups.from_blocks(kept, tuple(scores.shape), tile))
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._layers[name].shape
 
-    def spread(self, name: str, tile: BlockShape, order: Tensor | None, kept: Tensor) -> Tensor:
-        """The mask of a layer whose k-th tile is `kept` or not."""
-        in_layer = kept if order is None else torch.empty_like(kept).index_copy_(0, order, kept)
-        shape = self._layer(name).shape
-        size = self._layer(name).size // len(kept)
-        return self._still(name, pruning_groups.from_blocks(in_layer[:, None].expand(-1, size), shape, tile))
+    def stream(self, name: str) -> ScoreStream:
+        """Return the scores of a layer's single weights, with already pruned weights lowest."""
+        kept = self.kept.get(name)
+        scores = StreamedScores(
+            name=name,
+            parameter=self._layers[name].parameter.detach(),
+            score=self._function,
+            seed=layer_seed(self._seed, name),
+            statistics=self._layer_statistics(name),
+            pruned=None if kept is None else ~kept,
+            zeros_are_pruned=kept is None and not self._spec.zero_is_lowest,
+        )
+        return scores if self._spec.elementwise else scores.materialize()
 
-    def _scores(self, name: str) -> Tensor:
-        """The scores of a whole layer in its shape, weights that are removed counting as zero."""
-        weights = self._weights(name)
-        scores = SCORES.get(self.score)(weights)
-        _refuse_wrong(name, scores, weights.value)
+    def scores(self, name: str) -> Tensor:
+        """Return the scores of a whole layer in its shape; pruned weights are scored as zeros."""
+        weights = self.weights(name)
+        scores = self._function(weights)
+        _check_scores(name, scores, weights.value)
         return scores
 
-    def corrected(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By layer what its weights are to be once only the `kept` are left; empty for scores that correct nothing."""
-        correction = SCORES.entry(self.score).spec.correction
-        if correction is None:
-            return {}
-        if correction not in CORRECTIONS:
-            raise unknown("correction of a score", correction, CORRECTIONS)
-        return {
-            layer.name: CORRECTIONS[correction](self._weights(layer.name), kept[layer.name])
-            for layer in self.layers
-        }
+    def pruned(self, name: str) -> Tensor:
+        """Return where a layer's weights are already pruned: by the masks, or without masks where they are zero."""
+        return ~self.kept[name] if name in self.kept else self._layers[name].parameter.detach() == 0
 
-    def _weights(self, name: str) -> Weights:
-        """A whole layer with copies of its weights, those that are removed being zero."""
-        layer = self._layer(name)
+    def with_earlier(self, name: str, mask: Tensor) -> Tensor:
+        """Return the mask without what was pruned before."""
+        return mask & self.kept[name] if name in self.kept else mask
+
+    def weights(self, name: str) -> Weights:
+        """Return what a score receives of a whole layer. The values are copies in which pruned weights are zero."""
+        layer = self._layers[name]
         return Weights(
-            removed_at_zero(layer.parameter.detach(), self.kept.get(name)).to(torch.float32, copy=True),
-            self.collected.get(name, {}),
+            without_pruned(layer.parameter.detach(), self.kept.get(name)).to(torch.float32, copy=True),
+            self._layer_statistics(name),
             range(layer.size),
-            layer_seed(self.seed, name),
+            layer_seed(self._seed, name),
             output_dimension(layer) if len(layer.shape) > 1 else 0,
         )
 
-    def _gone(self, name: str) -> Tensor:
-        """Where weights are removed already, by the masks or else by being zero."""
-        return ~self.kept[name] if name in self.kept else self._layer(name).parameter.detach() == 0
+    def corrected(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return layer name -> weights after a pruning to `kept`; empty if the score has no correction."""
+        if self._spec.correction is None:
+            return {}
+        correct = CORRECTIONS.get(self._spec.correction)
+        return {name: correct(self.weights(name), kept[name]) for name in self._layers}
 
-    def _still(self, name: str, mask: Tensor) -> Tensor:
-        return mask & self.kept[name] if name in self.kept else mask
-
-    def _layer(self, name: str) -> Layer:
-        return next(layer for layer in self.layers if layer.name == name)
+    def _layer_statistics(self, name: str) -> dict[str, Tensor]:
+        return {statistic: by_layer[name] for statistic, by_layer in self._statistics.items()}
 
 
-def removed_at_zero(parameter: Tensor, kept: Tensor | None) -> Tensor:
-    """The parameter itself, or a copy in which what is not `kept` is zero."""
+def without_pruned(parameter: Tensor, kept: Tensor | None) -> Tensor:
+    """Return the parameter itself, or a copy in which the weights that are not `kept` are zero."""
     return parameter if kept is None else parameter.masked_fill(~kept, 0)
 
 
 @dataclass(frozen=True)
 class StreamedScores:
-    """The scores of a layer, computed slice by slice from its weights as they lie. A `selection.Source`.
+    """A `ScoreStream` that computes the scores slice by slice from the layer's weights, without copying them.
 
-    gone: where weights are removed already, if earlier masks say so; `zeros_go_first` if the zeros say so.
+    Attributes:
+        pruned: Where weights are already pruned, if there are earlier masks.
+        zeros_are_pruned: Without earlier masks, weights that are zero count as pruned.
     """
 
     name: str
     parameter: Tensor
     score: Callable[[Weights], Tensor]
     seed: int
-    collected: Mapping[str, Tensor] = field(default_factory=dict)
-    gone: Tensor | None = None
-    zeros_go_first: bool = False
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    pruned: Tensor | None = None
+    zeros_are_pruned: bool = False
 
     @property
     def size(self) -> int:
@@ -138,51 +137,49 @@ class StreamedScores:
 
     def slices(self) -> Iterator[tuple[range, Tensor]]:
         parameter = _flat(self.parameter)
-        collected = {need: _flat(values) for need, values in self.collected.items()}
-        gone = None if self.gone is None else _flat(self.gone)
-        length = _slice_length(self.device)
-        for start in range(0, self.size, length):
-            where = range(start, min(start + length, self.size))
-            piece = slice(where.start, where.stop)
+        statistics = {name: _flat(values) for name, values in self.statistics.items()}
+        pruned = None if self.pruned is None else _flat(self.pruned)
+        for indices in _slices(self.size, self.device):
+            piece = slice(indices.start, indices.stop)
             yield (
-                where,
+                indices,
                 self._scores(
-                    where,
+                    indices,
                     parameter[piece],
-                    {need: values[piece] for need, values in collected.items()},
-                    None if gone is None else gone[piece],
+                    {name: values[piece] for name, values in statistics.items()},
+                    None if pruned is None else pruned[piece],
                 ),
             )
 
-    def at(self, positions: Tensor) -> Tensor:
+    def at(self, indices: Tensor) -> Tensor:
         return self._scores(
-            positions,
-            _at(self.parameter, positions),
-            {need: _at(values, positions) for need, values in self.collected.items()},
-            None if self.gone is None else _at(self.gone, positions),
+            indices,
+            _take(self.parameter, indices),
+            {name: _take(values, indices) for name, values in self.statistics.items()},
+            None if self.pruned is None else _take(self.pruned, indices),
         )
 
     def _scores(
-        self, where: range | Tensor, values: Tensor, collected: dict[str, Tensor], gone: Tensor | None
+        self, indices: range | Tensor, values: Tensor, statistics: dict[str, Tensor], pruned: Tensor | None
     ) -> Tensor:
-        scores = self.score(Weights(values.float(), collected, where, self.seed))
-        _refuse_wrong(self.name, scores, values)
-        if self.zeros_go_first:
-            gone = values == 0
-        # Not in place: a score may hand back the weights themselves.
-        return scores if gone is None else scores.masked_fill(gone, LOWEST)
+        scores = self.score(Weights(values.float(), statistics, indices, self.seed))
+        _check_scores(self.name, scores, values)
+        if self.zeros_are_pruned:
+            pruned = values == 0
+        # Not in place: a score can return the weights themselves.
+        return scores if pruned is None else scores.masked_fill(pruned, LOWEST)
 
-    def held(self) -> MaterializedScores:
-        """The scores of the layer as a whole, weights that are removed counting as zero."""
-        # A copy, so that a user's score that works in place leaves the model alone.
-        left = self.parameter.clone() if self.gone is None else self.parameter.masked_fill(self.gone, 0)
-        scores = self._scores(range(self.size), left, dict(self.collected), self.gone)
+    def materialize(self) -> MaterializedScores:
+        """Compute the scores of the whole layer; pruned weights are scored as zeros."""
+        # A copy, so that a user's score that works in place does not change the model.
+        values = self.parameter.clone() if self.pruned is None else self.parameter.masked_fill(self.pruned, 0)
+        scores = self._scores(range(self.size), values, dict(self.statistics), self.pruned)
         return MaterializedScores(_flat(scores))
 
 
 @dataclass(frozen=True)
 class MaterializedScores:
-    """The scores of a layer (1-d), computed at once and held. A `selection.Source`."""
+    """A `ScoreStream` of scores (1-d) that are in memory."""
 
     scores: Tensor
 
@@ -195,40 +192,33 @@ class MaterializedScores:
         return self.scores.device
 
     def slices(self) -> Iterator[tuple[range, Tensor]]:
-        length = _slice_length(self.device)
-        for start in range(0, self.size, length):
-            where = range(start, min(start + length, self.size))
-            yield where, self.scores[where.start : where.stop]
+        for indices in _slices(self.size, self.device):
+            yield indices, self.scores[indices.start : indices.stop]
 
-    def at(self, positions: Tensor) -> Tensor:
-        return _at(self.scores, positions)
+    def at(self, indices: Tensor) -> Tensor:
+        return _take(self.scores, indices)
 
 
-def _source(layer: Layer, score: str, seed: int, kept: Tensor | None, collected: dict[str, Tensor]) -> Source:
-    spec = SCORES.entry(score).spec
-    scores = StreamedScores(
-        name=layer.name,
-        parameter=layer.parameter.detach(),
-        score=SCORES.get(score),
-        seed=layer_seed(seed, layer.name),
-        collected=collected,
-        gone=None if kept is None else ~kept,
-        zeros_go_first=kept is None and not spec.zero_is_lowest,
-    )
-    return scores if spec.elementwise else scores.held()
+def _slices(size: int, device: torch.device) -> Iterator[range]:
+    length = CPU_SLICE * torch.get_num_threads() if device.type == "cpu" else DEVICE_SLICE
+    for start in range(0, size, length):
+        yield range(start, min(start + length, size))
 
 
-def _slice_length(device: torch.device) -> int:
-    return CPU_SLICE * torch.get_num_threads() if device.type == "cpu" else DEVICE_SLICE
+def _check_scores(name: str, scores: Tensor, values: Tensor) -> None:
+    """Raise PruningError unless the scores are finite float32 numbers of the weights' shape.
 
-
-def _refuse_wrong(name: str, scores: Tensor, values: Tensor) -> None:
-    """A sum is the cheapest look at all of them; large finite scores may overflow it, hence the second look."""
+    Their sum is the cheapest check of all of them. Large finite scores can overflow it, hence the second check.
+    """
     if not isinstance(scores, Tensor) or scores.shape != values.shape or scores.dtype != torch.float32:
-        found = (scores.dtype, tuple(scores.shape)) if isinstance(scores, Tensor) else type(scores)
+        found = (
+            f"{scores.dtype} of shape {tuple(scores.shape)}"
+            if isinstance(scores, Tensor)
+            else type(scores).__name__
+        )
         raise PruningError(
-            f"The score gave {found} for {name}: "
-            f"it must give a float32 tensor of the weights' shape {tuple(values.shape)}."
+            f"The score returned {found} for {name}: "
+            f"it must return a float32 tensor of the weights' shape {tuple(values.shape)}."
         )
     if not isfinite(float(scores.sum())) and not bool(scores.isfinite().all()):
         raise PruningError(
@@ -240,6 +230,6 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(-1)
 
 
-def _at(tensor: Tensor, positions: Tensor) -> Tensor:
-    """The values at flat positions, without a copy of those that do not lie one after another."""
-    return tensor.view(-1).index_select(0, positions) if tensor.is_contiguous() else tensor.take(positions)
+def _take(tensor: Tensor, indices: Tensor) -> Tensor:
+    """Return the values at flat indices, without a copy of a tensor that is not contiguous."""
+    return tensor.view(-1).index_select(0, indices) if tensor.is_contiguous() else tensor.take(indices)

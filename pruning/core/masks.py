@@ -1,4 +1,4 @@
-"""Masks: which weights are kept, held through training, saved and loaded."""
+"""Masks: which weights are kept. They are applied to a model, held during training, saved and loaded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from torch.utils.hooks import RemovableHandle
 
 from pruning.errors import PruningError
 
-FORMAT = {"format": "pruning masks 1"}  # one entry: with several, safetensors writes them in any order
-ALONG = "along:"  # before the name of what goes along with removed filters, in files
+FORMAT = {"format": "pruning masks 1"}  # one entry, because safetensors writes several in any order
+DEPENDENT_PREFIX = "along:"  # of the names of dependent masks in files; fixed by the file format
 
 
 @dataclass(frozen=True)
 class LayerMask:
-    """One line of `Masks.layers()`: `weights` of them all, `nonzero` of them kept."""
+    """Summary of one layer's mask.
+
+    Attributes:
+        weights: Number of weights.
+        nonzero: Number of kept weights.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -39,22 +44,28 @@ class Masks(Mapping[str, Tensor]):
     """Parameter name -> bool tensor of the parameter's shape, True where the weight is kept.
 
     `apply` sets removed weights to zero and binds the masks to a model; `hold` keeps the weights of the bound model
-    removed through training. The masks themselves never change.
+    removed during training. The masks themselves never change.
 
-    `along` are masks of biases and normalisations that go with removed filters: applied and held like the others, but
-    not counted, as they are no prunable weights.
+    Attributes:
+        dependent_masks: Masks of biases and normalisations that are removed with filters. They are applied and held
+            like the others, but not counted, because their parameters are not prunable.
     """
 
-    def __init__(self, masks: Mapping[str, Tensor], along: Mapping[str, Tensor] | None = None) -> None:
-        """Raises PruningError for a mask that is not of bools."""
-        self.along = dict(along or {})
-        for name, mask in [*masks.items(), *self.along.items()]:
+    def __init__(
+        self, masks: Mapping[str, Tensor], dependent_masks: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """
+        Raises:
+            PruningError: a mask is not bool.
+        """
+        self.dependent_masks = dict(dependent_masks or {})
+        for name, mask in [*masks.items(), *self.dependent_masks.items()]:
             if mask.dtype != torch.bool:
                 raise PruningError(
-                    f"The mask of {name} is {mask.dtype}: masks are of bools, True where kept."
+                    f"The mask of {name} is {mask.dtype}, but masks are torch.bool, True where a weight is kept."
                 )
         self._masks = dict(masks)
-        self._bound: list[tuple[nn.Parameter, Tensor]] = []  # each with where it is kept
+        self._bound: list[tuple[nn.Parameter, Tensor]] = []  # parameter and mask
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name]
@@ -66,7 +77,7 @@ class Masks(Mapping[str, Tensor]):
         return len(self._masks)
 
     def __eq__(self, other: object) -> bool:
-        """The same names with the same masks, wherever they lie."""
+        """Return whether names and masks are equal, on any device."""
         if not isinstance(other, Masks):
             return NotImplemented
         own, others = self.tensors(), other.tensors()
@@ -87,17 +98,17 @@ class Masks(Mapping[str, Tensor]):
         ]
 
     def layers(self) -> list[LayerMask]:
-        """Per layer its name, shape, weights, those kept, and sparsity."""
+        """Return a summary of each layer's mask."""
         return list(self._layers)
 
     @property
     def total(self) -> int:
-        """How many weights the masks decide on."""
+        """Number of weights that have a mask."""
         return sum(layer.weights for layer in self._layers)
 
     @property
     def removed(self) -> int:
-        """How many of them are removed."""
+        """Number of removed weights."""
         return sum(layer.weights - layer.nonzero for layer in self._layers)
 
     @property
@@ -106,21 +117,22 @@ class Masks(Mapping[str, Tensor]):
         return self.removed / self.total if self.total else 0.0
 
     def apply(self, model: nn.Module) -> Masks:
-        """Sets the removed weights of `model` to zero, in place, and binds these masks to it; returns them.
+        """Set the removed weights of `model` to zero, in place, bind these masks to it, and return them.
 
-        Raises PruningError, before anything is changed, if a mask fits no parameter of the model by name and shape.
+        Raises:
+            PruningError: a mask fits no parameter by name and shape; nothing is changed.
         """
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        every = {**self._masks, **self.along}
+        every = {**self._masks, **self.dependent_masks}
         for name, mask in every.items():
             if name not in parameters:
                 raise PruningError(
-                    f"These masks are of another network: {type(model).__name__} has no parameter {name}."
+                    f"These masks belong to another network: {type(model).__name__} has no parameter {name}."
                 )
             if parameters[name].shape != mask.shape:
                 raise PruningError(
-                    f"These masks are of another network: the mask of {name} is {_size(mask)}, "
-                    f"the parameter of {type(model).__name__} is {_size(parameters[name])}."
+                    f"These masks belong to another network: the mask of {name} is {_size(mask)}, "
+                    f"but the parameter of {type(model).__name__} is {_size(parameters[name])}."
                 )
         self._bound = [(parameters[name], mask.to(parameters[name].device)) for name, mask in every.items()]
         with torch.no_grad():
@@ -129,27 +141,28 @@ class Masks(Mapping[str, Tensor]):
         return self
 
     def hold(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
-        """Zeroes the removed weights now and after every step of `optimizer`; the handle's `remove()` ends that.
+        """Set the removed weights to zero now and after every step of `optimizer`, until the handle is removed.
 
-        Costs a copy of the masks in the weights' dtype, and one multiplication a step. A weight that a step turned
-        into NaN or infinity becomes NaN, removed or not: the training has diverged, and that isn't hidden.
+        Costs a copy of the masks in the weights' dtype, and one multiplication per step. A weight that a step set to
+        NaN or infinity becomes NaN, removed or not, so that diverged training shows.
 
-        Raises PruningError if the masks are not bound to a model, or the optimizer has none of their weights.
+        Raises:
+            PruningError: the masks are not bound to a model, or the optimizer has none of the model's masked weights.
         """
         if not self._bound:
             raise PruningError(
-                "These masks are not bound to a model yet: call apply(model) before hold(optimizer)."
+                "These masks are not bound to a model: call apply(model) before hold(optimizer)."
             )
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        held = [(parameter, mask) for parameter, mask in self._bound if id(parameter) in stepped]
-        if not held:
+        optimized = [(parameter, mask) for parameter, mask in self._bound if id(parameter) in stepped]
+        if not optimized:
             raise PruningError(
                 "The optimizer has none of the weights that these masks are bound to: "
-                "make it from the parameters of the model that was pruned."
+                "create it with the parameters of the pruned model."
             )
-        parameters: list[Tensor] = [parameter for parameter, _ in held]
-        # Laid out like the weights, which may have been laid out anew since the masks were made.
-        factors = tuple(torch.empty_like(parameter).copy_(mask) for parameter, mask in held)
+        parameters: list[Tensor] = [parameter for parameter, _ in optimized]
+        # In the weights' memory format, which may have changed since the masks were computed.
+        factors = tuple(torch.empty_like(parameter).copy_(mask) for parameter, mask in optimized)
 
         @torch.no_grad()
         def zero_removed(*_: Any) -> None:
@@ -159,38 +172,45 @@ class Masks(Mapping[str, Tensor]):
         return optimizer.register_step_post_hook(zero_removed)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All masks as one mapping, for files: those of `along` under their names after "along:"."""
-        return {**self._masks, **{ALONG + name: mask for name, mask in self.along.items()}}
+        """Return all masks as one mapping, for files; the names of dependent masks have a prefix."""
+        dependent = {DEPENDENT_PREFIX + name: mask for name, mask in self.dependent_masks.items()}
+        return {**self._masks, **dependent}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Masks:
-        """The masks that `tensors` gave."""
+        """Return the masks of a result of `tensors()`."""
+        dependent = {name for name in tensors if name.startswith(DEPENDENT_PREFIX)}
         return cls(
-            {name: mask for name, mask in tensors.items() if not name.startswith(ALONG)},
-            {name.removeprefix(ALONG): mask for name, mask in tensors.items() if name.startswith(ALONG)},
+            {name: mask for name, mask in tensors.items() if name not in dependent},
+            {name.removeprefix(DEPENDENT_PREFIX): tensors[name] for name in tensors if name in dependent},
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file of bools, a byte per weight. Raises PruningError if it can't be written."""
+        """Write a safetensors file of bools, one byte per weight.
+
+        Raises:
+            PruningError: the file cannot be written.
+        """
         tensors = {name: mask.detach().cpu().contiguous() for name, mask in self.tensors().items()}
         try:
             save_file(tensors, path, metadata=FORMAT)
         except (OSError, SafetensorError) as error:
-            raise PruningError(f"Can't write masks to {path}: {error}.") from error
+            raise PruningError(f"Cannot write masks to {path}: {error}.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Masks:
-        """Masks that `save` wrote, on the CPU and bound to no model yet.
+        """Read masks that `save` wrote, on the CPU and not bound to a model.
 
-        Raises PruningError if the file is missing, is no safetensors file, or holds something else than masks.
+        Raises:
+            PruningError: the file is missing, is not a safetensors file, or does not contain masks.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get("format") != FORMAT["format"]:
-                    raise PruningError(f"{path} holds no masks: give a file that Masks.save wrote.")
+                    raise PruningError(f"{path} contains no masks: give a file that Masks.save wrote.")
                 return cls.from_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise PruningError(f"Can't read masks from {path}: {error}.") from error
+            raise PruningError(f"Cannot read masks from {path}: {error}.") from error
 
 
 def _size(tensor: Tensor) -> str:

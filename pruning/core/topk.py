@@ -1,12 +1,12 @@
-"""The k smallest of many scores, exactly, streaming over them where they lie.
+"""Exact selection of the k lowest scores of many, in one pass over streamed scores.
 
-Scores come from `Source`s, one per layer, slice by slice: no copy of all of them ever exists and they are never sorted.
-A deterministic sample brackets the threshold. One pass then counts the scores at or below the bracket, writes the masks
-and collects what lies strictly inside (about one score in a hundred), where the rest is selected exactly. A score that
-many weights share is never inside: it shows in the sample and becomes an edge of the bracket; if the threshold is that
-very score, a second pass removes the first of the equals. A bracket that missed is widened.
+Every layer's scores are a `ScoreStream` of slices, so that no copy of all scores exists, and they are never sorted. A
+deterministic sample brackets the threshold. One pass counts the scores at or below the bracket, writes the masks and
+collects the candidates strictly inside it (about one score in a hundred), among which the rest is selected exactly. A
+score that many weights share is never inside: it is in the sample and becomes an edge of the bracket. If it is the
+threshold, a second pass removes the first of the equal scores. A bracket that misses the threshold is widened.
 
-Ties go by layer, then by flat index: the first is removed first.
+Ties are broken by layer, then by flat index: the first is removed first.
 """
 
 from __future__ import annotations
@@ -20,19 +20,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-DIRECT = 1 << 13  # scores so few that all of them are collected, without a bracket
-MARGIN = (
-    3.0  # in standard deviations of the sampled rank; one bracket in 400 misses, which costs another pass
-)
-EXPECTED_INSIDE = 64  # room is made for every 64th score; of millions about every 100th is inside the bracket
-LOWEST = torch.finfo(torch.float32).min  # the score of what goes before everything else
+DIRECT = 1 << 13  # up to this many scores, all are candidates and there is no bracket
+MARGIN = 3.0  # in standard deviations of the sampled rank; one bracket in 400 misses and costs a pass
+EXPECTED_CANDIDATES = 64  # room for every 64th score; of millions about every 100th is a candidate
+LOWEST = torch.finfo(torch.float32).min  # the score of weights that are already pruned
 GOLDEN = (sqrt(5) - 1) / 2
 
 Values = Tensor | NDArray[Any]
 
 
-class Source(Protocol):
-    """The scores of one layer: finite float32 numbers, the same every time they are asked for."""
+class ScoreStream(Protocol):
+    """The scores of one layer: finite float32 numbers, equal in every pass."""
 
     @property
     def size(self) -> int: ...
@@ -41,73 +39,73 @@ class Source(Protocol):
     def device(self) -> torch.device: ...
 
     def slices(self) -> Iterator[tuple[range, Tensor]]:
-        """All flat positions in order, piece by piece, each with its scores (1-d)."""
+        """Yield all flat indices in order, slice by slice, each slice with its scores (1-d)."""
 
-    def at(self, positions: Tensor) -> Tensor:
-        """The scores at these flat positions (both 1-d)."""
+    def at(self, indices: Tensor) -> Tensor:
+        """Return the scores at flat indices (both 1-d)."""
 
 
-def bottom_k_masks(sources: Sequence[Source], count: int) -> list[Tensor]:
-    """One flat bool mask per source: False at the `count` smallest scores of them all, True everywhere else."""
-    total = sum(source.size for source in sources)
+def bottom_k_masks(streams: Sequence[ScoreStream], count: int) -> list[Tensor]:
+    """Return one flat bool mask per stream: False at the `count` lowest scores of all streams, True elsewhere."""
+    total = sum(stream.size for stream in streams)
     count = min(max(count, 0), total)
     if count in (0, total):
-        return [torch.full((source.size,), count == 0, device=source.device) for source in sources]
-    masks = _unwritten_masks(sources)
-    sample = _sample(sources, total) if total > DIRECT else torch.empty(0)
+        return [torch.full((stream.size,), count == 0, device=stream.device) for stream in streams]
+    masks = _unwritten_masks(streams)
+    sample = _sample(streams, total) if total > DIRECT else torch.empty(0)
     margin = MARGIN
     while True:
         low, high = _bracket(sample, count / total, margin)
-        below, inside = _split(sources, masks, low, high)
-        if below < count <= below + len(inside):
-            _remove_inside(masks, inside, count - below)
+        below, candidates = _split(streams, masks, low, high)
+        if below < count <= below + len(candidates):
+            _remove_candidates(masks, candidates, count - below)
             return masks
-        if _remove_at(sources, masks, low if count <= below else high, count):
+        if _remove_at(streams, masks, low if count <= below else high, count):
             return masks
         margin *= 4
 
 
-def _unwritten_masks(sources: Sequence[Source]) -> list[Tensor]:
-    """A flat mask per source. Those on the CPU lie in one piece of memory, for which NumPy asks for huge pages.
+def _unwritten_masks(streams: Sequence[ScoreStream]) -> list[Tensor]:
+    """Return an uninitialised flat mask per stream. Those on the CPU share one allocation.
 
-    The system hands out memory page by page at the first write; in small pages that took longer than the writing.
+    NumPy requests huge pages for it. With small pages, the page faults of the first write took longer than the write.
     """
-    sizes = [source.size if source.device.type == "cpu" else 0 for source in sources]
+    sizes = [stream.size if stream.device.type == "cpu" else 0 for stream in streams]
     on_cpu = torch.from_numpy(numpy.empty(sum(sizes), dtype=numpy.bool_)).split(sizes)
     return [
         mask
-        if source.device.type == "cpu"
-        else torch.empty(source.size, dtype=torch.bool, device=source.device)
-        for source, mask in zip(sources, on_cpu, strict=True)
+        if stream.device.type == "cpu"
+        else torch.empty(stream.size, dtype=torch.bool, device=stream.device)
+        for stream, mask in zip(streams, on_cpu, strict=True)
     ]
 
 
-def _sample(sources: Sequence[Source], total: int) -> Tensor:
-    """Some scores of all sources: one of each of equally long stretches, at an irregular place in it.
+def _sample(streams: Sequence[ScoreStream], total: int) -> Tensor:
+    """Return total^(2/3) scores of all streams: one from each of equally long intervals, at an irregular offset.
 
-    There are total^(2/3) of them, which balances the work of looking at them against that of selecting in the bracket.
+    That number balances the cost of the sample against that of the selection among the candidates.
     """
     wanted = ceil(total ** (2 / 3))
-    stretch = numpy.arange(wanted, dtype=numpy.float64)  # torch takes three times as long for what follows
+    stretch = numpy.arange(wanted, dtype=numpy.float64)  # torch takes three times as long here
     irregular = stretch * GOLDEN
     irregular -= numpy.floor(irregular)
     irregular += stretch
     irregular *= total / wanted
     places = torch.from_numpy(irregular.astype(numpy.int64)).clamp_(max=total - 1)
-    ends = torch.tensor([source.size for source in sources]).cumsum(0)
-    of_each = places.tensor_split(torch.searchsorted(places, ends[:-1]))
+    ends = torch.tensor([stream.size for stream in streams]).cumsum(0)
+    by_stream = places.tensor_split(torch.searchsorted(places, ends[:-1]))
     begins = [0, *ends.tolist()]
     return torch.cat(
         [
-            source.at((positions - begin).to(source.device)).to(sources[0].device)
-            for source, begin, positions in zip(sources, begins, of_each, strict=False)
-            if positions.numel()
+            stream.at((indices - begin).to(stream.device)).to(streams[0].device)
+            for stream, begin, indices in zip(streams, begins, by_stream, strict=False)
+            if indices.numel()
         ]
     )
 
 
 def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, float]:
-    """Two scores between which the threshold lies, up to a chance given by the margin."""
+    """Return two scores that enclose the threshold, with a probability given by the margin."""
     size = len(sample)
     spread = margin * sqrt(size * fraction * (1 - fraction)) + margin
     first, last = floor(size * fraction - spread), ceil(size * fraction + spread)
@@ -117,22 +115,25 @@ def _bracket(sample: Tensor, fraction: float, margin: float) -> tuple[float, flo
 
 
 def _at_ranks(scores: Tensor, ranks: list[int]) -> list[float]:
-    """The scores of these ranks, from 1 for the smallest; on CPUs by NumPy, whose partition is vectorised."""
+    """Return the scores of these ranks, 1 for the lowest; on CPUs with NumPy, whose partition is vectorised."""
     if scores.device.type == "cpu":
         places = [rank - 1 for rank in ranks]
         return numpy.partition(scores.numpy(), places)[places].tolist() if ranks else []
     return [float(scores.kthvalue(rank).values) for rank in ranks]
 
 
-class Inside:
-    """The scores strictly inside the bracket, source by source, with their flat positions; `counts` of each source.
+class Candidates:
+    """The scores strictly inside the bracket, stream by stream, with their flat indices.
 
-    Each of the two is one piece of memory with room for more: thousands of small ones, kept, would fragment the heap.
+    Scores and indices are one growing allocation each; thousands of small ones would fragment the heap.
+
+    Attributes:
+        counts: Number of candidates of each stream.
     """
 
     def __init__(self, room: int, device: torch.device) -> None:
         self._scores = torch.empty(room, dtype=torch.float32, device=device)
-        self._positions = torch.empty(room, dtype=torch.int64, device=device)
+        self._indices = torch.empty(room, dtype=torch.int64, device=device)
         self._length = 0
         self.counts: list[int] = []
 
@@ -144,26 +145,26 @@ class Inside:
         return self._scores[: len(self)]
 
     @property
-    def positions(self) -> Tensor:
-        return self._positions[: len(self)]
+    def indices(self) -> Tensor:
+        return self._indices[: len(self)]
 
-    def begin_source(self) -> None:
+    def begin_stream(self) -> None:
         self.counts.append(0)
 
-    def add(self, scores: Values, positions: Values) -> None:
-        """Some of the scores of the source that began last, with their positions in it."""
+    def add(self, scores: Values, indices: Values) -> None:
+        """Append scores of the current stream with their flat indices."""
         begin, end = len(self), len(self) + len(scores)
         if end > len(self._scores):
             self._scores = _grown(self.scores, 2 * end)
-            self._positions = _grown(self.positions, 2 * end)
+            self._indices = _grown(self.indices, 2 * end)
         _write(scores, self._scores[begin:end])
-        _write(positions, self._positions[begin:end])
+        _write(indices, self._indices[begin:end])
         self._length = end
         self.counts[-1] += len(scores)
 
 
 def _write(values: Values, place: Tensor) -> None:
-    """Copies; from NumPy to the CPU without torch, which has not begun when NumPy is done with a few numbers."""
+    """Copy; from NumPy to the CPU with NumPy, whose overhead for a few numbers is lower than torch's."""
     if isinstance(values, Tensor) or place.device.type != "cpu":
         place.copy_(torch.as_tensor(values))
     else:
@@ -176,24 +177,26 @@ def _grown(values: Tensor, room: int) -> Tensor:
     return larger
 
 
-def _split(sources: Sequence[Source], masks: list[Tensor], low: float, high: float) -> tuple[int, Inside]:
-    """Writes masks of the scores above `low`; returns how many are not, and what is strictly inside the bracket."""
-    total = sum(source.size for source in sources)
-    inside = Inside(max(DIRECT, total // EXPECTED_INSIDE), sources[0].device)
+def _split(
+    streams: Sequence[ScoreStream], masks: list[Tensor], low: float, high: float
+) -> tuple[int, Candidates]:
+    """Write the masks of scores above `low`; return the number of the other scores, and the candidates."""
+    total = sum(stream.size for stream in streams)
+    candidates = Candidates(max(DIRECT, total // EXPECTED_CANDIDATES), streams[0].device)
     above: list[Tensor | int] = []
-    for source, mask in zip(sources, masks, strict=True):
-        inside.begin_source()
-        for where, scores in source.slices():
+    for stream, mask in zip(streams, masks, strict=True):
+        candidates.begin_stream()
+        for where, scores in stream.slices():
             split = _split_on_cpu if scores.device.type == "cpu" else _split_on_device
-            number, found, positions = split(scores, low, high, mask[where.start : where.stop])
+            number, found, indices = split(scores, low, high, mask[where.start : where.stop])
             above.append(number)
-            inside.add(found, positions + where.start)
-            del scores  # so that those of the next slice are written where these are in the cache
-    return total - sum(int(number) for number in above), inside
+            candidates.add(found, indices + where.start)
+            del scores  # so that the next slice reuses this memory, which is in the cache
+    return total - sum(int(number) for number in above), candidates
 
 
 def _split_on_device(scores: Tensor, low: float, high: float, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Writes `kept`, where scores are above `low`; how many are, and those below `high` with their positions."""
+    """Write `kept` where scores are above `low`; return their number, and those below `high` with their indices."""
     torch.gt(scores, low, out=kept)
     inside = (kept & (scores < high)).nonzero().squeeze(1)
     return kept.sum(), scores.index_select(0, inside), inside
@@ -202,39 +205,41 @@ def _split_on_device(scores: Tensor, low: float, high: float, kept: Tensor) -> t
 def _split_on_cpu(
     scores: Tensor, low: float, high: float, kept: Tensor
 ) -> tuple[int, NDArray[Any], NDArray[Any]]:
-    """The same by NumPy, which compares floats into bools several times faster than torch does on CPUs."""
+    """The same with NumPy, which compares floats into bools several times faster than torch on CPUs."""
     values, above = scores.numpy(), kept.numpy()
     numpy.greater(values, low, out=above)
     inside = numpy.less(values, high)
     inside &= above
-    positions = inside.nonzero()[0]
-    return int(numpy.count_nonzero(above)), values[positions], positions
+    indices = inside.nonzero()[0]
+    return int(numpy.count_nonzero(above)), values[indices], indices
 
 
-def _remove_inside(masks: list[Tensor], inside: Inside, count: int) -> None:
-    """Removes the `count` smallest of the collected scores."""
-    [threshold] = _at_ranks(inside.scores, [count])
-    removed = inside.scores < threshold
-    equal = (inside.scores == threshold).nonzero().squeeze(1)
+def _remove_candidates(masks: list[Tensor], candidates: Candidates, count: int) -> None:
+    """Remove the `count` lowest candidates."""
+    [threshold] = _at_ranks(candidates.scores, [count])
+    removed = candidates.scores < threshold
+    equal = (candidates.scores == threshold).nonzero().squeeze(1)
     removed[equal[: count - int(removed.count_nonzero())]] = True
-    of_each = zip(inside.positions.split(inside.counts), removed.split(inside.counts), strict=True)
-    for mask, (positions, chosen) in zip(masks, of_each, strict=True):
-        mask.scatter_(0, positions.to(mask.device), ~chosen.to(mask.device))
+    by_stream = zip(
+        candidates.indices.split(candidates.counts), removed.split(candidates.counts), strict=True
+    )
+    for mask, (indices, chosen) in zip(masks, by_stream, strict=True):
+        mask.scatter_(0, indices.to(mask.device), ~chosen.to(mask.device))
 
 
-def _remove_at(sources: Sequence[Source], masks: list[Tensor], threshold: float, count: int) -> bool:
-    """Removes all scores below the threshold and the first of those equal to it; False if that can't make `count`."""
+def _remove_at(streams: Sequence[ScoreStream], masks: list[Tensor], threshold: float, count: int) -> bool:
+    """Remove the scores below the threshold and the first of those equal to it; False if that cannot be `count`."""
     smaller = equal = 0
-    for source in sources:
-        for _, scores in source.slices():
+    for stream in streams:
+        for _, scores in stream.slices():
             smaller += int((scores < threshold).count_nonzero())
             equal += int((scores == threshold).count_nonzero())
     if not smaller < count <= smaller + equal:
         return False
     left = count - smaller
-    for source, mask in zip(sources, masks, strict=True):
-        for where, scores in source.slices():
-            kept = torch.ge(scores, threshold, out=mask[where.start : where.stop])
+    for stream, mask in zip(streams, masks, strict=True):
+        for indices, scores in stream.slices():
+            kept = torch.ge(scores, threshold, out=mask[indices.start : indices.stop])
             if left:
                 equals = (scores == threshold).nonzero().squeeze(1)[:left]
                 kept[equals] = False

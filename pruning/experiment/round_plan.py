@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from pruning.axes.allocation import Amount, LayerSize, read_by_layer
+from pruning.axes.allocation import SparsityTarget, read_by_layer
 from pruning.axes.methods import split
 from pruning.config.run_config import RunConfig
+from pruning.core.budgets import check_floor_leaves_enough, layer_budgets, layer_sizes
 from pruning.core.layers import Layer, prunable_layers
 from pruning.core.prune import check
-from pruning.core.pruning_groups import at_least, floor_reached
 from pruning.experiment.targets import (
     PruningStep,
     finetuning_batches,
@@ -21,7 +21,7 @@ from pruning.experiment.targets import (
     steps_to_compression,
 )
 from pruning.measure.parameters import count_parameters
-from pruning.registry import ALLOCATIONS, SCHEDULES
+from pruning.registry import SCHEDULES
 
 
 def plan_prunings(
@@ -52,7 +52,7 @@ def plan_rounds(config: RunConfig, model: nn.Module, shape: tuple[int, int, int]
 
 def _plan_steps(config: RunConfig, model: nn.Module, layers: list[Layer], number: int) -> list[PruningStep]:
     """Return `number` pruning steps up to the target, checked against --floor."""
-    sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers]
+    sizes = layer_sizes(layers)
     allocation = split(config.method)[0]
     if config.max_drop is not None:
         steps = search_steps(allocation, config.schedule, number, sizes)
@@ -61,17 +61,8 @@ def _plan_steps(config: RunConfig, model: nn.Module, layers: list[Layer], number
         steps = steps_to_compression(config.compression, parameters, weights, config.schedule, number)
     else:
         by_layer = None if config.layer_sparsity is None else read_by_layer(config.layer_sparsity)
-        target = Amount(config.sparsity, config.count, by_layer)
+        target = SparsityTarget(config.sparsity, config.count, by_layer)
         steps = steps_to_amount(target, allocation, config.schedule, number, sizes)
     if config.structure == "weight":  # how many weights whole groups have is only known when they are pruned
-        _check_floor(config, allocation, sizes, steps[-1])
+        check_floor_leaves_enough(config.floor, layer_budgets(allocation, steps[-1].amount, layers), layers)
     return steps
-
-
-def _check_floor(config: RunConfig, allocation: str, sizes: list[LayerSize], last: PruningStep) -> None:
-    """Raise PruningError if --floor leaves fewer weights to remove than the last step asks for."""
-    for budget in ALLOCATIONS.get(allocation)(sizes, last.amount):
-        own = [layer.size for layer in sizes if layer.name in budget.names]
-        possible = sum(size - at_least(config.floor, size) for size in own)
-        if budget.remove > possible:
-            raise floor_reached(config.floor, budget.remove, possible)

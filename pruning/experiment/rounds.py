@@ -13,7 +13,7 @@ import torch
 
 from pruning.axes.finetuning import FinetuneContext, FinetunePlan
 from pruning.core.masks import Masks
-from pruning.core.prune import plan
+from pruning.core.prune import PruneOptions, plan
 from pruning.errors import DivergedError
 from pruning.experiment import checkpoint, shared_rounds
 from pruning.experiment.callbacks import PruneDuringTraining
@@ -109,20 +109,23 @@ def prune_to(session: Session, number: int, step: PruningStep) -> None:
         config.batch_size, order=order, channels_last=is_channels_last(session.model)
     )
     session.log.emit(ScoringStarted(round=number, batch=batch, method=config.method))
-    planned = plan(
-        session.model,
-        config.method,
-        amount.sparsity if amount.by_layer is None else amount.by_layer,
-        amount.count,
-        _until_stopped(islice(batches, session.batch_limit or config.score_batches), session),
-        config.include,
-        config.exclude,
-        seed,
+    options = PruneOptions(
+        method=config.method,
+        sparsity=amount.sparsity if amount.by_layer is None else amount.by_layer,
+        count=amount.count,
+        include=config.include,
+        exclude=config.exclude,
+        seed=seed,
         structure=config.structure,
         floor=config.floor,
+        prune_classifier=config.prune_classifier,
+    )
+    planned = plan(
+        session.model,
+        options,
+        _until_stopped(islice(batches, session.batch_limit or config.score_batches), session),
         masks=session.masks,
         accumulated=session.accumulated,
-        prune_classifier=config.prune_classifier,
         stage=lambda name: _stage(session, name),
     )
     masks = session.masks = planned.apply()

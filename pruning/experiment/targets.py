@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning.axes.allocation import Amount, LayerSize
+from pruning.axes.allocation import LayerSize, SparsityTarget
 from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, SCHEDULES
 
@@ -31,7 +31,7 @@ class PruningStep:
     """
 
     target: float
-    amount: Amount
+    amount: SparsityTarget
     batch: int = 0
 
 
@@ -51,7 +51,7 @@ def amount_series(kind: str, amount: float, schedule: str, rounds: int) -> list[
 
 
 def steps_to_amount(
-    target: Amount, allocation: str, schedule: str, rounds: int, sizes: Sequence[LayerSize]
+    target: SparsityTarget, allocation: str, schedule: str, rounds: int, sizes: Sequence[LayerSize]
 ) -> list[PruningStep]:
     """Return the pruning step of every round to a sparsity, a count or fractions by layer.
 
@@ -65,7 +65,7 @@ def steps_to_amount(
         final = sum(budget.remove for budget in budgets) / total
     sparsities = amount_series("sparsity", final, schedule, rounds)
     if target.sparsity is not None:
-        return [PruningStep(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
+        return [PruningStep(sparsity, SparsityTarget(sparsity=sparsity)) for sparsity in sparsities]
     parts = [sparsity / final if final else 1.0 for sparsity in sparsities]
     return [
         PruningStep(sparsity, _part_of(target, part))
@@ -84,7 +84,7 @@ def steps_to_compression(
     sparsity_for_compression(compression, parameters, prunable)
     ratios = amount_series("compression", compression, schedule, rounds)
     sparsities = [sparsity_for_compression(ratio, parameters, prunable) for ratio in ratios]
-    return [PruningStep(sparsity, Amount(sparsity=sparsity)) for sparsity in sparsities]
+    return [PruningStep(sparsity, SparsityTarget(sparsity=sparsity)) for sparsity in sparsities]
 
 
 def finetuning_batches(
@@ -135,15 +135,17 @@ def search_steps(
 def next_step(schedule: str, tried: Sequence[tuple[float, bool]]) -> PruningStep:
     """Return the next pruning step of a search, from the target of every earlier round and if it was accepted."""
     sparsity = SCHEDULES.get(schedule)(tried)
-    return PruningStep(sparsity, Amount(sparsity=sparsity))
+    return PruningStep(sparsity, SparsityTarget(sparsity=sparsity))
 
 
-def _part_of(amount: Amount, part: float) -> Amount:
+def _part_of(amount: SparsityTarget, part: float) -> SparsityTarget:
     """Return this part of a count, or of each of the fractions by layer."""
     if amount.by_layer is not None:
-        return Amount(by_layer={pattern: part * sparsity for pattern, sparsity in amount.by_layer.items()})
+        return SparsityTarget(
+            by_layer={pattern: part * sparsity for pattern, sparsity in amount.by_layer.items()}
+        )
     assert amount.count is not None
-    return Amount(count=round(part * amount.count))
+    return SparsityTarget(count=round(part * amount.count))
 
 
 def sparsity_for_compression(compression: float, parameters: int, prunable: int) -> float:

@@ -34,7 +34,7 @@ from torch.nn.utils import prune as torch_prune
 
 from pruning import data, models
 from pruning.core.layers import prunable_layers
-from pruning.core.prune import choose, prune
+from pruning.core.prune import PruneOptions, compute_masks, prune
 from pruning.measure import shrink
 from pruning.measure.macs import count_macs
 from pruning.training.device import configure_process
@@ -228,7 +228,8 @@ def _abs(weights: dict[str, Tensor]) -> Action:
 
 def _ours(weights: dict[str, Tensor]) -> Action:
     model = _Weights(weights)
-    return lambda: choose(model, "global_mag", SPARSITY, prune_classifier=True)
+    options = PruneOptions(method="global_mag", sparsity=SPARSITY, prune_classifier=True)
+    return lambda: compute_masks(model, options)
 
 
 def _partition(weights: dict[str, Tensor]) -> Action:

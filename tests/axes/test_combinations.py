@@ -13,16 +13,15 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import scoring_arguments
+from conftest import masks_of, scoring_arguments
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import prune as torch_prune
 
 from pruning import Masks, PruningError
 from pruning.axes import methods
-from pruning.axes.allocation import Amount, LayerSize
+from pruning.axes.allocation import LayerSize, SparsityTarget
 from pruning.core.layers import prunable_layers
-from pruning.core.prune import choose
 from pruning.data import Split, load
 from pruning.models import build
 from pruning.models.vgg_cifar import STAGES
@@ -81,21 +80,21 @@ def test_every_combination_prunes_exactly_or_is_refused_with_its_reason(method: 
         excluded = [*excluded, *SLOW.get(score, [])]
     if reason is not None:
         with pytest.raises(PruningError, match=re.escape(reason)):
-            choose(network(method), method, SPARSITY, structure=structure, exclude=excluded, **needed)
+            masks_of(network(method), method, SPARSITY, structure=structure, exclude=excluded, **needed)
         return
     if structure == "filter" and find_spec("torch_pruning") is None:
         with pytest.raises(PruningError, match="needs torch-pruning"):
-            choose(network(method), method, SPARSITY, structure=structure, **needed)
+            masks_of(network(method), method, SPARSITY, structure=structure, **needed)
         return
     if structure == "2:4":
-        masks = choose(network(method), method, structure=structure, exclude=excluded, **needed)
+        masks = masks_of(network(method), method, structure=structure, exclude=excluded, **needed)
         assert [layer.sparsity for layer in masks.layers()] == [0.5] * (4 - len(excluded))
         return
-    masks = choose(network(method), method, SPARSITY, structure=structure, exclude=excluded, **needed)
+    masks = masks_of(network(method), method, SPARSITY, structure=structure, exclude=excluded, **needed)
     layers = prunable_layers(network(method), exclude=excluded)
     sizes = [LayerSize(layer.name, layer.size, layer.shape, layer.kind) for layer in layers]
-    for group in ALLOCATIONS.get(methods.split(method)[0])(sizes, Amount(SPARSITY)):
-        exact_or_nearest(masks, group.names, group.remove, structure)
+    for budget in ALLOCATIONS.get(allocation)(sizes, SparsityTarget(SPARSITY)):
+        exact_or_nearest(masks, budget.layers, budget.remove, structure)
 
 
 def exact_or_nearest(masks: Masks, names: tuple[str, ...], remove: int, structure: str) -> None:
@@ -131,8 +130,8 @@ def test_magnitude_masks_are_those_of_torch_on_five_networks(arch: str, shape: t
     magnitudes = torch.randperm(sum(layer.size for layer in layers)).add_(1).float()
     for layer, values in zip(layers, magnitudes.split([layer.size for layer in layers]), strict=True):
         layer.parameter.data.copy_((layer.parameter.sign() * values.view(layer.shape)).detach())
-    chosen = choose(model, "global_mag", 0.8)
-    by_layer = choose(model, "layer_mag", 0.8)
+    chosen = masks_of(model, "global_mag", 0.8)
+    by_layer = masks_of(model, "layer_mag", 0.8)
     for layer in layers:
         own = torch_prune.L1Unstructured(0.8).compute_mask(layer.parameter.detach(), torch.ones(layer.shape))
         assert torch.equal(by_layer[layer.name], own.bool())
@@ -200,9 +199,9 @@ def test_synflow_empties_no_layer_of_vgg16_where_one_shot_magnitude_and_snip_do(
     if trained:
         train_a_little(model, images, bundled.targets[:2000])
     data = [(images[:64], bundled.targets[:64])]
-    assert emptied(choose(model, "global_mag", sparsity, prune_classifier=True)) > 0
-    by_snip = choose(model, "global_snip", sparsity, batches=data, prune_classifier=True)
+    assert emptied(masks_of(model, "global_mag", sparsity, prune_classifier=True)) > 0
+    by_snip = masks_of(model, "global_snip", sparsity, batches=data, prune_classifier=True)
     assert (emptied(by_snip) > 0) == snip_empties
-    found = choose(model, "synflow", sparsity, batches=data, prune_classifier=True)
+    found = masks_of(model, "synflow", sparsity, batches=data, prune_classifier=True)
     assert found.removed == round(sparsity * found.total)
     assert emptied(found) == 0

@@ -12,7 +12,7 @@ from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, SCORES
 
 
-def test_every_allocation_goes_with_every_score_that_does_not_fix_it() -> None:
+def test_every_allocation_combines_with_every_score_that_does_not_fix_one() -> None:
     assert {"global_mag", "layer_mag", "global_grad", "layer_grad", "random"} <= set(names())
     for score, entry in SCORES.entries().items():
         if entry.spec.allocation is not None:
@@ -23,7 +23,7 @@ def test_every_allocation_goes_with_every_score_that_does_not_fix_it() -> None:
                 assert split(f"{allocation}_{score}") == (allocation, score)
 
 
-def test_a_method_adds_up_over_training_what_its_score_goes_by() -> None:
+def test_a_method_accumulates_what_its_score_accumulates() -> None:
     assert accumulates("layer_movement") == ["movement"]
     assert accumulates("global_grad") == accumulates("random") == []
 
@@ -34,21 +34,23 @@ def test_a_method_adds_up_over_training_what_its_score_goes_by() -> None:
         (
             "global_mag",
             "2:4",
-            "goes with the allocation layer only, .* within each M weights only.*choose layer_mag",
+            "2:4 requires the allocation layer, .* global_mag .*layer_mag",
         ),
-        ("synflow", "4:8", "goes with the allocation layer only.*choose another score"),
-        ("lamp", "filter", "goes with the structure weight only.*among the single weights"),
-        ("layer_l1", "weight", "goes with the structure filter or block only.*it is mag"),
-        ("global_bn_scale", "weight", "goes with the structure filter only.*normalisation behind a filter"),
+        ("synflow", "4:8", "4:8 requires the allocation layer, .* synflow .*another score"),
+        ("lamp", "filter", "lamp requires the structure weight, not filter"),
+        ("layer_l1", "weight", "layer_l1 requires the structure filter or block, not weight"),
+        ("global_bn_scale", "weight", "global_bn_scale requires the structure filter, not weight"),
         ("global_mag", "wieght", "Unknown structure 'wieght'. Did you mean weight"),
     ],
 )
-def test_what_has_no_meaning_is_refused_with_the_reason(method: str, structure: str, reason: str) -> None:
+def test_an_undefined_combination_of_method_and_structure_is_refused(
+    method: str, structure: str, reason: str
+) -> None:
     with pytest.raises(PruningError, match=reason):
         check(method, structure)
 
 
-def test_what_has_a_meaning_is_not() -> None:
+def test_defined_combinations_of_method_and_structure_pass_the_check() -> None:
     for method, structure in (
         ("layer_mag", "2:4"),
         ("global_l1", "filter"),
@@ -62,7 +64,7 @@ def test_random_is_short_for_global_random() -> None:
     assert split("random") == ("global", "random")
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_an_unknown_method_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(PruningError, match=r"Unknown method 'global-mag'\. Did you mean global_mag"):
         split("global-mag")
 

@@ -15,12 +15,12 @@ from pruning.axes.scoring import (
     gradient_magnitude,
     layer_seed,
     magnitude,
-    optimal_brain_surgeon,
     random,
     uniform,
 )
+from pruning.core.corrections import optimal_brain_surgeon
 from pruning.core.layers import prunable_layers
-from pruning.core.statistics import gradients
+from pruning.core.statistics.gradients import gradients
 from pruning.errors import PruningError
 from pruning.registry import SCORES
 
@@ -107,7 +107,7 @@ def test_fpgm_by_hand() -> None:
     value = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
     expected = torch.tensor([15.0, 10.0, 15.0])
     assert torch.equal(SCORES.get("fpgm")(Weights(value)), expected[:, None].expand(3, 2))
-    assert torch.equal(SCORES.get("fpgm")(Weights(value.T, outputs=1)), expected.expand(2, 3))
+    assert torch.equal(SCORES.get("fpgm")(Weights(value.T, output_dimension=1)), expected.expand(2, 3))
 
 
 def test_lamp_by_hand_with_ties_and_zeros() -> None:
@@ -126,9 +126,9 @@ def test_lamp_is_the_papers_sum_written_as_a_loop() -> None:
 
 
 def test_random_is_uniform_and_independent_of_how_it_is_sliced() -> None:
-    whole = random(Weights(torch.zeros(100_000), where=range(100_000), seed=7))
+    whole = random(Weights(torch.zeros(100_000), indices=range(100_000), seed=7))
     for where, same in ((range(31, 5_000), slice(31, 5_000)), (torch.tensor([99_999, 3, 3]), [99_999, 3, 3])):
-        piece = random(Weights(torch.zeros(len(where)), where=where, seed=7))
+        piece = random(Weights(torch.zeros(len(where)), indices=where, seed=7))
         assert torch.equal(piece, whole[same])
     assert 0 <= whole.min() < 1e-4
     assert 0.9999 < whole.max() < 1
@@ -149,7 +149,7 @@ def test_random_numbers_of_neighbours_and_of_layers_are_uncorrelated(lag: int) -
 
 def test_random_positions_beyond_31_bits() -> None:
     far = range((1 << 31) - 3, (1 << 31) + 3)
-    drawn = random(Weights(torch.zeros(6), where=far, seed=1))
+    drawn = random(Weights(torch.zeros(6), indices=far, seed=1))
     assert torch.equal(drawn, uniform(torch.tensor(list(far)), 1))
     assert len(drawn.unique()) == 6
 

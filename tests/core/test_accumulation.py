@@ -13,6 +13,7 @@ from conftest import (
     SilentObserver,
     events,
     fork,
+    masks_of,
     reproducible_result,
     run_with_interruptions,
     small_mnist,
@@ -29,7 +30,6 @@ from pruning.config.resolution import resolve
 from pruning.config.run_config import RunConfig
 from pruning.core.accumulation import Accumulated, accumulate
 from pruning.core.layers import prunable_layers
-from pruning.core.prune import choose
 from pruning.experiment.dense_cache import DenseStates
 from pruning.experiment.events import Event, ScoringStarted
 from pruning.experiment.rounds import accept, finetune_plan, prune_network, roll_back
@@ -115,7 +115,7 @@ def test_a_step_that_computes_its_gradients_within_is_refused() -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     accumulate(net, optimizer, "global_movement")
     for step in (lambda closure: optimizer.step(closure), lambda closure: optimizer.step(closure=closure)):
-        with pytest.raises(PruningError, match="a step with a closure computes within it: call step"):
+        with pytest.raises(PruningError, match=r"step\(closure\)"):
             step(lambda: net(torch.ones(1, 2)).sum())
     optimizer.step(None)
 
@@ -153,7 +153,7 @@ def test_nothing_is_done_at_a_step_for_a_score_that_adds_nothing_up() -> None:
     accumulated.follow(optimizer)
     assert not optimizer._optimizer_step_pre_hooks
     assert not accumulated
-    with pytest.raises(PruningError, match="global_mag goes by nothing that adds up over training"):
+    with pytest.raises(PruningError, match="global_mag accumulates nothing"):
         accumulate(net, optimizer, "global_mag")
     with pytest.raises(PruningError, match="Did you mean movement"):
         Accumulated(["movment"], prunable_layers(net))
@@ -176,11 +176,11 @@ def test_the_weights_that_moved_towards_zero_go_first() -> None:
 
 def test_without_the_sums_there_is_no_score() -> None:
     net = convolutional()
-    with pytest.raises(PruningError, match=r"needs the movement of 0\.weight over the training before"):
-        choose(net, "global_movement")
+    with pytest.raises(PruningError, match=r"global_movement needs the movement of 0\.weight"):
+        masks_of(net, "global_movement")
     sums = {name: torch.zeros(3) for name in ("0.weight", "3.weight")}
     with pytest.raises(PruningError, match=r"needs the movement of 0\.weight"):
-        choose(net, "global_movement", accumulated={"movement": sums})
+        masks_of(net, "global_movement", accumulated={"movement": sums})
 
 
 # In a run
@@ -348,20 +348,18 @@ def test_going_back_takes_the_sums_back_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "named"),
     [
-        ({"epochs": 0}, "with --epochs 0 there is none before the first pruning"),
-        ({"finetune": "none"}, "with --finetune none --finetune-epochs 1 there is none between the rounds"),
-        ({"finetune_epochs": 0}, "--finetune-epochs 0 there is none between the rounds; give --rounds 1"),
-        ({"finetune": "rewind", "finetune_epochs": None}, "there is none between the rounds"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"finetune": "none"}, "--finetune none"),
+        ({"finetune_epochs": 0}, "--finetune-epochs 0"),
+        ({"finetune": "rewind", "finetune_epochs": None}, "--finetune rewind"),
     ],
 )
 def test_a_pruning_without_training_before_it_is_refused(
-    options: dict[str, Any], said: str, tmp_path: Path
+    options: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        PruningError, match=f"--method global_movement goes by the movement over training.*{said}"
-    ):
+    with pytest.raises(PruningError, match=f"--method global_movement .*{named}"):
         small(tmp_path, **options)
     assert small(tmp_path, **{**options, "method": "global_grad"})
     if "epochs" not in options:

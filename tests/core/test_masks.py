@@ -175,7 +175,7 @@ def test_saved_and_loaded_masks_hold_too(tmp_path: Path) -> None:
     assert loaded.layers() == masks.layers()
     another = small()
     optimizer = torch.optim.SGD(another.parameters(), lr=0.1, momentum=0.9)
-    with pytest.raises(PruningError, match=r"not bound to a model yet: call apply\(model\)"):
+    with pytest.raises(PruningError, match=r"not bound .*apply\(model\)"):
         loaded.hold(optimizer)
     loaded.apply(another).hold(optimizer)
     train(another, optimizer)
@@ -191,19 +191,19 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
 def test_only_masks_are_loaded(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     save_file({"weight": torch.ones(2)}, weights)
-    with pytest.raises(PruningError, match="holds no masks"):
+    with pytest.raises(PruningError, match=str(weights)):
         Masks.load(weights)
     lying = tmp_path / "lying.safetensors"
     save_file({"weight": torch.ones(2)}, lying, metadata=FORMAT)
-    with pytest.raises(PruningError, match="masks are of bools"):
+    with pytest.raises(PruningError, match=r"torch\.float32"):
         Masks.load(lying)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not a safetensors file")
     for path in (broken, tmp_path / "missing.safetensors", tmp_path):
-        with pytest.raises(PruningError, match=f"Can't read masks from {path}"):
+        with pytest.raises(PruningError, match=f"Cannot read masks from {path}"):
             Masks.load(path)
 
 
 def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(PruningError, match="Can't write masks"):
+    with pytest.raises(PruningError, match="Cannot write masks"):
         Masks({"a": torch.ones(2, dtype=torch.bool)}).save(tmp_path / "missing" / "masks.safetensors")

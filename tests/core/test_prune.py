@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import scoring_arguments
+from conftest import masks_of, scoring_arguments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from pruning import Masks, PruningError
 from pruning.axes.methods import check, names, split
 from pruning.axes.scoring import Weights
 from pruning.core.layers import prunable_layers
-from pruning.core.prune import choose, plan
 from pruning.registry import SCORES
 
 RegisterScore = Callable[..., Callable[..., Any]]
@@ -76,12 +75,12 @@ def kept(masks: Masks) -> list[list[bool]]:
 
 def test_global_magnitude_by_hand_with_ties() -> None:
     model = by_hand([-3.0, 1.0, 2.0], [2.0, -0.5, 2.0, 5.0])
-    assert kept(choose(model, "global_mag", count=4)) == [[True, False, False], [False, False, True, True]]
+    assert kept(masks_of(model, "global_mag", count=4)) == [[True, False, False], [False, False, True, True]]
 
 
 def test_layerwise_magnitude_by_hand_with_ties() -> None:
     model = by_hand([1.0, -1.0, 1.0, 1.0], [3.0, -2.0, 1.0, 4.0])
-    assert kept(choose(model, "layer_mag", sparsity=0.5)) == [
+    assert kept(masks_of(model, "layer_mag", sparsity=0.5)) == [
         [False, False, True, True],
         [True, False, False, True],
     ]
@@ -92,14 +91,16 @@ def test_gradient_magnitude_by_hand() -> None:
     model = nn.Linear(3, 1, bias=False)
     model.weight.data[:] = torch.tensor([2.0, -5.0, 1.0])
     data = [(torch.tensor([[3.0, 0.1, -4.0]]), torch.zeros(1))]
-    masks = choose(model, "global_grad", count=1, batches=data, loss=lambda outputs, targets: outputs.mean())
+    masks = masks_of(
+        model, "global_grad", count=1, batches=data, loss=lambda outputs, targets: outputs.mean()
+    )
     assert kept(masks) == [[True, False, True]]
 
 
 def test_a_count_above_a_layers_size_empties_it() -> None:
     model = by_hand([1.0, 2.0], [1.0, 2.0, 3.0, 4.0])
-    assert kept(choose(model, "layer_mag", count=3)) == [[False, False], [False, False, False, True]]
-    assert choose(model, "global_mag", count=100).sparsity == 1.0
+    assert kept(masks_of(model, "layer_mag", count=3)) == [[False, False], [False, False, False, True]]
+    assert masks_of(model, "global_mag", count=100).sparsity == 1.0
 
 
 # Exact counts
@@ -126,7 +127,7 @@ def test_exactly_the_rounded_fraction_is_removed(method: str, sparsity: float, d
 
 @pytest.mark.parametrize("method", ["global_mag", "layer_grad", "erk_taylor", "lamp", "synflow", "random"])
 def test_all_weights_may_go(method: str) -> None:
-    assert choose(lenet(), method, 1.0, batches=batches()).sparsity == 1.0
+    assert masks_of(lenet(), method, 1.0, batches=batches()).sparsity == 1.0
 
 
 @settings(max_examples=40, deadline=None)
@@ -147,7 +148,7 @@ def test_masks_are_those_of_a_stable_sort(
     flat = torch.cat([layer.weight.detach().abs().float().flatten() for layer in model])  # type: ignore
     expected = torch.ones(len(flat), dtype=torch.bool)
     expected[flat.sort(stable=True).indices[: round(sparsity * len(flat))]] = False
-    masks = choose(model, "global_mag", sparsity, prune_classifier=True)
+    masks = masks_of(model, "global_mag", sparsity, prune_classifier=True)
     assert torch.equal(torch.cat([mask.flatten() for mask in masks.values()]), expected)
 
 
@@ -172,14 +173,14 @@ def sequence() -> nn.Module:
 @pytest.mark.parametrize("sparsity", [0.2, 0.77, 0.95])
 def test_the_same_masks_as_torch(make: Any, sparsity: float) -> None:
     ours, theirs = make(), make()
-    chosen = choose(ours, "global_mag", sparsity)
+    chosen = masks_of(ours, "global_mag", sparsity)
     modules = [theirs.get_submodule(layer.module) for layer in prunable_layers(theirs)]
     torch_prune.global_unstructured(
         [(module, "weight") for module in modules], torch_prune.L1Unstructured, amount=sparsity
     )
     for mask, module in zip(chosen.values(), modules, strict=True):
         assert torch.equal(mask, module.weight_mask.bool())
-    chosen = choose(ours, "layer_mag", sparsity)
+    chosen = masks_of(ours, "layer_mag", sparsity)
     for mask, layer in zip(chosen.values(), prunable_layers(ours), strict=True):
         module = torch_prune.l1_unstructured(make().get_submodule(layer.module), "weight", amount=sparsity)
         assert torch.equal(mask, module.weight_mask.bool())
@@ -206,7 +207,7 @@ def test_a_second_pruning_on_top_of_a_first() -> None:
     model = lenet()
     first = pruning.prune(model, "random", sparsity=0.3)
     for method in ("global_mag", "random", "global_grad"):
-        second = choose(model, method, sparsity=0.6, batches=batches(), seed=1)
+        second = masks_of(model, method, sparsity=0.6, batches=batches(), seed=1)
         assert second.removed == round(0.6 * first.total)
         assert not any((second[name] & ~first[name]).any() for name in first)
 
@@ -223,23 +224,23 @@ def test_global_l1_by_20_percent() -> None:
 def test_what_earlier_masks_removed_stays_removed_whatever_the_weights_are(method: str) -> None:
     model = small()
     needed = scoring_arguments(method, model, batches())
-    first = choose(model, method, sparsity=0.5, **needed)
+    first = masks_of(model, method, sparsity=0.5, **needed)
     rewound = small()
     second = pruning.prune(rewound, method, sparsity=0.8, seed=9, masks=first, **needed)
     assert not any((second[name] & ~first[name]).any() for name in first)
-    assert second.removed == choose(model, method, sparsity=0.8, **needed).removed
+    assert second.removed == masks_of(model, method, sparsity=0.8, **needed).removed
 
 
 def test_earlier_masks_that_removed_more_than_is_asked_for_stay() -> None:
     model = lenet()
-    first = choose(model, "global_mag", sparsity=0.5)
-    assert choose(model, "global_mag", sparsity=0.4, masks=first) == first
+    first = masks_of(model, "global_mag", sparsity=0.5)
+    assert masks_of(model, "global_mag", sparsity=0.4, masks=first) == first
 
 
 def test_with_masks_zeros_are_weights_like_others() -> None:
     model = by_hand([0.0, 1.0, 2.0, 3.0])
     earlier = Masks({"0.weight": torch.tensor([[True, True, True, False]])})
-    assert kept(choose(model, "global_mag", count=2, masks=earlier)) == [[False, True, True, False]]
+    assert kept(masks_of(model, "global_mag", count=2, masks=earlier)) == [[False, True, True, False]]
 
 
 # The model and its memory
@@ -248,7 +249,7 @@ def test_with_masks_zeros_are_weights_like_others() -> None:
 def test_choosing_leaves_the_model_and_pruning_changes_only_removed_weights() -> None:
     model = lenet()
     before = copy.deepcopy(model.state_dict())
-    choose(model, "global_grad", 0.5, batches=batches())
+    masks_of(model, "global_grad", 0.5, batches=batches())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     masks = pruning.prune(model, "global_mag", 0.5)
     for name, value in model.state_dict().items():
@@ -259,7 +260,7 @@ def test_choosing_leaves_the_model_and_pruning_changes_only_removed_weights() ->
 def test_pruning_corrects_the_kept_weights_and_choosing_does_not() -> None:
     model, data = lenet(), batches()
     before = copy.deepcopy(model.state_dict())
-    chosen = choose(model, "global_second_order", 0.5, batches=data)
+    chosen = masks_of(model, "global_second_order", 0.5, batches=data)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     masks = pruning.prune(model, "global_second_order", 0.5, batches=data)
     assert masks == chosen
@@ -282,9 +283,10 @@ def test_pruning_corrects_the_kept_weights_and_choosing_does_not() -> None:
     assert all(not model.get_parameter(name)[~mask].any() for name, mask in again.items())
 
 
-def test_choosing_and_pruning_take_the_arguments_of_planning() -> None:
-    assert str(signature(pruning.prune)).split(" -> ")[0] == str(signature(plan)).split(" -> ")[0]
-    assert list(signature(choose).parameters)[:5] == ["model", "method", "sparsity", "count", "batches"]
+def test_prune_has_the_parameters_of_the_python_contract() -> None:
+    names = list(signature(pruning.prune).parameters)
+    assert names[:8] == ["model", "method", "sparsity", "count", "batches", "include", "exclude", "seed"]
+    assert {"structure", "floor", "masks", "accumulated", "prune_classifier", "loss"} == set(names[8:])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -292,8 +294,8 @@ def test_channels_last_weights_get_the_same_masks_in_their_own_layout(method: st
     contiguous, channels_last = wide(), wide().to(memory_format=torch.channels_last)
     data = [(torch.randn(2, 3, 8, 8), torch.randint(9, (2, 4, 4)))]
     needed = scoring_arguments(method, contiguous, data)
-    expected = choose(contiguous, method, 0.7, **needed)
-    found = choose(channels_last, method, 0.7, **needed)
+    expected = masks_of(contiguous, method, 0.7, **needed)
+    found = masks_of(channels_last, method, 0.7, **needed)
     _, score = split(method)
     if not SCORES.entry(score).spec.statistics:  # convolutions of another layout add up in another order
         assert found == expected
@@ -301,9 +303,9 @@ def test_channels_last_weights_get_the_same_masks_in_their_own_layout(method: st
 
 
 def test_random_depends_on_the_seed_alone() -> None:
-    again, other = choose(lenet(), "random", 0.5), choose(lenet(), "random", 0.5, seed=1)
+    again, other = masks_of(lenet(), "random", 0.5), masks_of(lenet(), "random", 0.5, seed=1)
     torch.manual_seed(99)
-    assert choose(lenet(), "random", 0.5) == again != other
+    assert masks_of(lenet(), "random", 0.5) == again != other
 
 
 # User-defined scores
@@ -330,12 +332,12 @@ def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(register_score: Reg
 
     model = nn.Linear(2, 2)
     model.weight.data[:] = torch.tensor([[10.0, 30.0], [2.0, 1.0]])
-    assert kept(choose(model, "global_row_share", count=2)) == [
+    assert kept(masks_of(model, "global_row_share", count=2)) == [
         [False, True, True, False]
     ]  # 1/4 3/4, 2/3 1/3
     earlier = Masks({"weight": torch.tensor([[True, False], [True, True]])})
     # What is removed counts as zero: the shares are 1 -, 2/3 1/3.
-    assert kept(choose(model, "global_row_share", count=2, masks=earlier)) == [[True, False, True, False]]
+    assert kept(masks_of(model, "global_row_share", count=2, masks=earlier)) == [[True, False, True, False]]
 
 
 def test_a_score_that_hands_back_the_weights_does_no_harm(register_score: RegisterScore) -> None:
@@ -344,7 +346,7 @@ def test_a_score_that_hands_back_the_weights_does_no_harm(register_score: Regist
         return weights.value
 
     model = by_hand([0.0, -1.0, 2.0, -3.0])
-    assert kept(choose(model, "global_signed", count=2)) == [[False, True, True, False]]
+    assert kept(masks_of(model, "global_signed", count=2)) == [[False, True, True, False]]
     assert model[0].weight.flatten().tolist() == [0.0, -1.0, 2.0, -3.0]  # type: ignore[union-attr, operator]
 
 
@@ -358,7 +360,7 @@ def test_a_score_that_works_in_place_does_no_harm(structure: str, register_score
         return weights.value.abs_()
 
     model = lenet()
-    choose(model, "layer_in_place", 0.5, batches=batches(), structure=structure)
+    masks_of(model, "layer_in_place", 0.5, batches=batches(), structure=structure)
     assert all(torch.equal(value, lenet().state_dict()[name]) for name, value in model.state_dict().items())
 
 
@@ -379,7 +381,7 @@ def test_a_score_that_works_in_place_does_no_harm(structure: str, register_score
         ({"count": 2.5}, "Count 2.5 is not a number of weights"),
         ({"count": "3"}, "Count '3' is not a number of weights"),
         ({"count": float("inf")}, "Count inf is not a number of weights"),
-        ({"method": "layer_grad"}, "layer_grad needs the gradient: give batches"),
+        ({"method": "layer_grad"}, "layer_grad needs the gradient"),
         ({"method": "layer_grad", "batches": []}, "at least one batch"),
         ({"exclude": ["fc"]}, "matches no parameter"),
         ({"masks": Masks({"conv": torch.ones(2, dtype=torch.bool)})}, "earlier masks have conv"),
@@ -401,12 +403,12 @@ def test_weights_that_diverged_are_refused_by_name(value: float) -> None:
 
 def test_scores_whose_sum_overflows_are_fine() -> None:
     model = by_hand([3e38, 2e38, 3e38])
-    assert kept(choose(model, "global_mag", count=1)) == [[True, False, True]]
+    assert kept(masks_of(model, "global_mag", count=1)) == [[True, False, True]]
 
 
 def test_a_floor_above_what_every_tile_keeps_is_refused() -> None:
     net = nn.Linear(8, 4)
-    with pytest.raises(PruningError, match=r"2:4 keeps 0.5 of every layer, which a floor of 0.6 contradicts"):
-        choose(net, "layer_mag", structure="2:4", floor=0.6)
-    assert choose(net, "layer_mag", structure="2:4", floor=0.5).sparsity == 0.5
-    assert choose(nn.Linear(6, 4), "layer_mag", structure="1:3", floor=1 / 3).removed == 16
+    with pytest.raises(PruningError, match=r"2:4 keeps 0\.5 .*floor is 0\.6"):
+        masks_of(net, "layer_mag", structure="2:4", floor=0.6)
+    assert masks_of(net, "layer_mag", structure="2:4", floor=0.5).sparsity == 0.5
+    assert masks_of(nn.Linear(6, 4), "layer_mag", structure="1:3", floor=1 / 3).removed == 16

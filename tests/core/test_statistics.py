@@ -13,19 +13,20 @@ from torch.nn import functional
 from pruning.axes.scoring import Weights, gradient_flow
 from pruning.axes.scoring import synaptic_flow as flow_score
 from pruning.core.layers import prunable_layers
-from pruning.core.statistics import (
+from pruning.core.statistics.flow import synaptic_flow
+from pruning.core.statistics.gradients import (
     BLOCK,
-    COLLECTORS,
     DAMPING,
     gradients,
     hessian_gradients,
-    input_means,
-    input_norms,
     inverse_fisher,
     squared_gradients,
-    synaptic_flow,
 )
+from pruning.core.statistics.layer_inputs import input_means, input_norms
 from pruning.errors import PruningError
+from pruning.registry import STATISTICS
+
+FROM_BATCHES = [name for name, entry in STATISTICS.entries().items() if not entry.spec.over_channels]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -43,8 +44,8 @@ def batches(*sizes: int) -> list[Batch]:
     return [(torch.randn(size, 2, 6, 6), torch.randint(3, (size,))) for size in sizes]
 
 
-@pytest.mark.parametrize("need", COLLECTORS)
-def test_the_model_stays_as_it_is_bit_for_bit(need: str) -> None:
+@pytest.mark.parametrize("name", FROM_BATCHES)
+def test_the_model_stays_as_it_is_bit_for_bit(name: str) -> None:
     net = convolutional()
     net[5].eval()
     net[3].weight.requires_grad_(False)
@@ -55,9 +56,9 @@ def test_the_model_stays_as_it_is_bit_for_bit(need: str) -> None:
     layers = prunable_layers(net)
     data = batches(4, 2)
     torch.set_rng_state(random_state)
-    found = COLLECTORS[need](net, layers, data, functional.cross_entropy)
+    found = STATISTICS.get(name)(net, layers, data, functional.cross_entropy)
     expected = {layer.name: layer.shape for layer in layers}
-    if need == "inverse Fisher":
+    if name == "inverse Fisher":
         expected = {layer.name: (-(-layer.size // BLOCK), BLOCK, BLOCK) for layer in layers}
     assert {name: tuple(values.shape) for name, values in found.items()} == expected
     assert all(values.dtype == torch.float32 and values.isfinite().all() for values in found.values())
@@ -70,19 +71,19 @@ def test_the_model_stays_as_it_is_bit_for_bit(need: str) -> None:
     assert all(p.grad is None for name, p in net.named_parameters() if name != "0.weight")
 
 
-@pytest.mark.parametrize("need", COLLECTORS)
-def test_no_batches(need: str) -> None:
+@pytest.mark.parametrize("name", FROM_BATCHES)
+def test_no_batches(name: str) -> None:
     net = convolutional()
     with pytest.raises(PruningError, match="at least one batch"):
-        COLLECTORS[need](net, prunable_layers(net), [], functional.cross_entropy)
+        STATISTICS.get(name)(net, prunable_layers(net), [], functional.cross_entropy)
 
 
-@pytest.mark.parametrize("need", COLLECTORS)
-def test_how_samples_are_divided_into_batches_changes_nothing(need: str) -> None:
+@pytest.mark.parametrize("name", FROM_BATCHES)
+def test_how_samples_are_divided_into_batches_changes_nothing(name: str) -> None:
     net, data = convolutional(), batches(6)
     parts = [(data[0][0][:1], data[0][1][:1]), (data[0][0][1:], data[0][1][1:])]
-    whole = COLLECTORS[need](net, prunable_layers(net), data, functional.cross_entropy)
-    divided = COLLECTORS[need](net, prunable_layers(net), parts, functional.cross_entropy)
+    whole = STATISTICS.get(name)(net, prunable_layers(net), data, functional.cross_entropy)
+    divided = STATISTICS.get(name)(net, prunable_layers(net), parts, functional.cross_entropy)
     for name, values in whole.items():
         torch.testing.assert_close(divided[name], values, rtol=1e-4, atol=1e-5 * float(values.abs().max()))
 

@@ -93,16 +93,13 @@ def test_what_is_done_to_the_images_counts_too(options: dict[str, Any]) -> None:
 
 
 ADDS_UP = """
-from pruning.core.accumulation import ACCUMULATORS
-from pruning.registry import SCORES
+from pruning.registry import ACCUMULATORS, SCORES
 
 
+@ACCUMULATORS.register("gradients")
 def add_gradients(sums, weights, gradients):
     for sum_, gradient in zip(sums, gradients):
         sum_.add_(gradient, alpha={factor})
-
-
-ACCUMULATORS["gradients"] = add_gradients
 
 
 @SCORES.register("along", accumulates=("gradients",), elementwise=True, source="mine")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.axes.allocation import Amount, LayerSize
+from pruning.axes.allocation import LayerSize, SparsityTarget
 from pruning.errors import PruningError
 from pruning.experiment.targets import (
     PruningStep,
@@ -22,31 +22,34 @@ LAYERS = [LayerSize("a", 100), LayerSize("b", 900)]
 
 
 def test_a_sparsity_grows_as_scheduled() -> None:
-    found = steps_to_amount(Amount(sparsity=0.875), "global", "geometric", 3, LAYERS)
-    assert found == [PruningStep(sparsity, Amount(sparsity)) for sparsity in (0.5, 0.75, 0.875)]
+    found = steps_to_amount(SparsityTarget(sparsity=0.875), "global", "geometric", 3, LAYERS)
+    assert found == [PruningStep(sparsity, SparsityTarget(sparsity)) for sparsity in (0.5, 0.75, 0.875)]
 
 
 def test_a_count_grows_in_proportion_and_ends_as_itself() -> None:
-    found = steps_to_amount(Amount(count=875), "global", "geometric", 3, LAYERS)
-    assert found == [PruningStep(count / 1000, Amount(count=count)) for count in (500, 750, 875)]
+    found = steps_to_amount(SparsityTarget(count=875), "global", "geometric", 3, LAYERS)
+    assert found == [PruningStep(count / 1000, SparsityTarget(count=count)) for count in (500, 750, 875)]
 
 
 def test_a_count_for_each_layer_comes_to_the_sparsity_of_both() -> None:
     # 200 from each layer: all 100 of a, 200 of b, 300 of 1000 in all.
-    assert steps_to_amount(Amount(count=200), "layer", "one_shot", 1, LAYERS) == [
-        PruningStep(0.3, Amount(count=200))
+    assert steps_to_amount(SparsityTarget(count=200), "layer", "one_shot", 1, LAYERS) == [
+        PruningStep(0.3, SparsityTarget(count=200))
     ]
 
 
 def test_fractions_by_layer_grow_in_proportion_and_end_as_themselves() -> None:
-    asked = Amount(by_layer={"a": 0.5, "b": 0.1})  # 50 + 90 of 1000
+    asked = SparsityTarget(by_layer={"a": 0.5, "b": 0.1})  # 50 + 90 of 1000
     found = steps_to_amount(asked, "layer", "linear", 2, LAYERS)
-    assert found == [PruningStep(0.07, Amount(by_layer={"a": 0.25, "b": 0.05})), PruningStep(0.14, asked)]
+    assert found == [
+        PruningStep(0.07, SparsityTarget(by_layer={"a": 0.25, "b": 0.05})),
+        PruningStep(0.14, asked),
+    ]
 
 
 @given(st.integers(0, 1200), st.integers(1, 8), st.sampled_from(["geometric", "linear"]))
 def test_the_last_rounds_count_is_the_count_asked_for(count: int, rounds: int, schedule: str) -> None:
-    found = steps_to_amount(Amount(count=count), "global", schedule, rounds, LAYERS)
+    found = steps_to_amount(SparsityTarget(count=count), "global", schedule, rounds, LAYERS)
     counts = [step.amount.count or 0 for step in found]
     assert counts[-1] == count
     assert counts == sorted(counts)
@@ -66,7 +69,7 @@ def test_a_compression_grows_as_a_ratio_of_all_parameters() -> None:
         4,
     ]  # a quarter goes each time
     found = steps_to_compression(8, 1000, 900, "geometric", 3)
-    assert found == [PruningStep(removed / 900, Amount(removed / 900)) for removed in (500, 750, 875)]
+    assert found == [PruningStep(removed / 900, SparsityTarget(removed / 900)) for removed in (500, 750, 875)]
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 4, 5])
@@ -88,8 +91,8 @@ def test_a_compression_that_cannot_be_reached_is_refused_with_the_largest_that_c
 
 def test_a_search_that_an_allocation_does_not_allow_is_refused() -> None:
     # uniform_plus spares the first 100 of 1000: three rounds of halving come to 875, four to 937.
-    assert search_steps("uniform_plus", "until", 3, LAYERS)[-1] == PruningStep(0.875, Amount(0.875))
-    with pytest.raises(PruningError, match=r"4 rounds may go as far as sparsity 0.9375 .* spares the first"):
+    assert search_steps("uniform_plus", "until", 3, LAYERS)[-1] == PruningStep(0.875, SparsityTarget(0.875))
+    with pytest.raises(PruningError, match=r"--rounds 4 .*0\.9375.*uniform_plus"):
         search_steps("uniform_plus", "until", 4, LAYERS)
 
 

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from conftest import masks_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,16 +18,10 @@ import pruning
 from pruning import Masks, PruningError
 from pruning.axes.structure import BlockShape
 from pruning.core.layers import prunable_layers
-from pruning.core.prune import choose
-from pruning.core.pruning_groups import (
-    Candidates,
-    coupled_groups,
-    from_blocks,
-    lowest,
-    normalisation_scales,
-    rows,
-    together,
-)
+from pruning.core.prune import check
+from pruning.core.selection import GroupScores, keep_groups, reduce_scores
+from pruning.core.statistics.channels import normalisation_scales
+from pruning.core.weight_groups import from_blocks, to_blocks, weight_groups
 
 needs_torch_pruning = pytest.mark.skipif(
     find_spec("torch_pruning") is None,
@@ -43,7 +38,7 @@ needs_torch_pruning = pytest.mark.skipif(
 )
 def test_rows_are_tiles_and_come_back(shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     weight, tile = torch.arange(torch.Size(shape).numel()).view(shape), BlockShape(sizes)
-    matrix = rows(weight, tile)
+    matrix = to_blocks(weight, tile)
     first = weight[tuple(slice(size) for size in sizes)].flatten()
     assert torch.equal(matrix[0], first)
     assert torch.equal(from_blocks(matrix, shape, tile), weight)
@@ -58,7 +53,7 @@ def test_n_of_m_keeps_the_most_that_any_choice_could(n_m: tuple[int, int], seed:
     n, m = n_m
     torch.manual_seed(seed)
     model = nn.Conv2d(2 * m, 3, 2)
-    mask = choose(model, "layer_mag", structure=f"{n}:{m}")["weight"]
+    mask = masks_of(model, "layer_mag", structure=f"{n}:{m}")["weight"]
     magnitude = model.weight.detach().abs()
     for output in range(3):
         for group in range(2):
@@ -78,10 +73,10 @@ def test_n_of_m_by_hand_with_ties_and_zeros() -> None:
 
 
 def test_the_amount_of_n_of_m_is_its_own() -> None:
-    assert choose(nn.Linear(8, 8), "layer_mag", 0.75, structure="1:4").sparsity == 0.75
+    assert masks_of(nn.Linear(8, 8), "layer_mag", 0.75, structure="1:4").sparsity == 0.75
     for amount in ({"sparsity": 0.9}, {"count": 32}, {"sparsity": {"linear": 0.5}}):
-        with pytest.raises(PruningError, match=r"Structure 2:4 removes exactly 0\.5: .* contradicts it"):
-            choose(nn.Linear(8, 8), "layer_mag", structure="2:4", **amount)  # type: ignore[arg-type]
+        with pytest.raises(PruningError, match=r"2:4 removes exactly 0\.5, which (sparsity|count)"):
+            masks_of(nn.Linear(8, 8), "layer_mag", structure="2:4", **amount)  # type: ignore[arg-type]
 
 
 def test_layers_that_do_not_fit_are_all_named_with_the_options_that_leave_them_out() -> None:
@@ -89,9 +84,9 @@ def test_layers_that_do_not_fit_are_all_named_with_the_options_that_leave_them_o
     with pytest.raises(
         PruningError, match=r"0\.weight \(its 1 inputs .* by 4\); 1\.weight \(its 6 .*"
     ) as error:
-        choose(model, "layer_mag", structure="2:4")
+        masks_of(model, "layer_mag", structure="2:4")
     assert str(error.value).endswith("--exclude 0.weight --exclude 1.weight.")
-    assert choose(model, "layer_mag", structure="2:4", exclude=["0.weight", "1.weight"]).removed == 32
+    assert masks_of(model, "layer_mag", structure="2:4", exclude=["0.weight", "1.weight"]).removed == 32
 
 
 # Blocks
@@ -101,9 +96,9 @@ def test_blocks_by_hand() -> None:
     """Blocks of 1 x 2 with root mean squares over 2: 1+9, 16+0, 4+4, 1+25."""
     model = nn.Linear(4, 2, bias=False)
     model.weight.data = torch.tensor([[1.0, 3.0, 4.0, 0.0], [2.0, 2.0, 1.0, 5.0]])
-    kept = choose(model, "global_mag", 0.5, structure="block1x2")["weight"].tolist()
+    kept = masks_of(model, "global_mag", 0.5, structure="block1x2")["weight"].tolist()
     assert kept == [[False, False, True, True], [False, False, True, True]]
-    kept = choose(model, "global_l1", 0.5, structure="block1x2")[
+    kept = masks_of(model, "global_l1", 0.5, structure="block1x2")[
         "weight"
     ].tolist()  # 4, 4, 4, 6: the first two
     assert kept == [[False, False, False, False], [True, True, True, True]]
@@ -112,17 +107,17 @@ def test_blocks_by_hand() -> None:
 @pytest.mark.parametrize(("count", "blocks"), [(0, 0), (7, 0), (8, 0), (9, 1), (24, 1), (25, 2), (64, 4)])
 def test_as_many_blocks_go_as_come_nearest_to_the_amount(count: int, blocks: int) -> None:
     torch.manual_seed(0)
-    masks = choose(nn.Linear(8, 8), "layer_mag", count=count, structure="block4x4")
+    masks = masks_of(nn.Linear(8, 8), "layer_mag", count=count, structure="block4x4")
     assert masks.removed == 16 * blocks
 
 
 # Which groups go
 
 
-def groups(scores: Sequence[float], weighs: int, gone: list[int] | None = None) -> Candidates:
+def groups(scores: Sequence[float], weighs: int, gone: list[int] | None = None) -> GroupScores:
     missing = torch.zeros(len(scores), dtype=torch.bool)
     missing[gone or []] = True
-    return Candidates(torch.tensor(scores, dtype=torch.float32), missing, weighs)
+    return GroupScores(torch.tensor(scores, dtype=torch.float32), missing, weighs)
 
 
 @given(
@@ -135,7 +130,7 @@ def test_the_lowest_groups_go_until_the_nearest_number_of_weights(
     first: list[int], second: list[int], sizes: tuple[int, int], remove: int
 ) -> None:
     remove = min(remove, len(first) * sizes[0] + len(second) * sizes[1])
-    found = lowest([groups(first, sizes[0]), groups(second, sizes[1])], remove, 0.0)
+    found = keep_groups([groups(first, sizes[0]), groups(second, sizes[1])], remove, 0.0)
     every = [(score, sizes[0]) for score in first] + [(score, sizes[1]) for score in second]
     order = sorted(range(len(every)), key=lambda i: every[i][0])
     nearest = min(
@@ -146,21 +141,19 @@ def test_the_lowest_groups_go_until_the_nearest_number_of_weights(
 
 
 def test_what_is_gone_goes_first_and_a_floor_protects_the_best_of_every_bundle() -> None:
-    assert lowest([groups([5, 1, 9], 2, gone=[2])], 2, 0.0)[0].tolist() == [True, True, False]
-    found = lowest([groups([1, 2, 3, 4], 1), groups([5, 6], 1)], 3, 0.5)
+    assert keep_groups([groups([5, 1, 9], 2, gone=[2])], 2, 0.0)[0].tolist() == [True, True, False]
+    found = keep_groups([groups([1, 2, 3, 4], 1), groups([5, 6], 1)], 3, 0.5)
     assert [kept.tolist() for kept in found] == [[False, False, True, True], [False, True]]
-    with pytest.raises(
-        PruningError, match=r"floor of 0\.5 in every layer leaves 3 weights to remove where 5"
-    ):
-        lowest([groups([1, 2, 3, 4], 1), groups([5, 6], 1)], 5, 0.5)
+    with pytest.raises(PruningError, match=r"floor of 0\.5 .* 3 weights, but 5"):
+        keep_groups([groups([1, 2, 3, 4], 1), groups([5, 6], 1)], 5, 0.5)
 
 
-def test_what_groups_score_together() -> None:
+def test_what_groups_score_reduce_scores() -> None:
     parts = [torch.tensor([[3.0, 4.0], [-1.0, 1.0]]), torch.tensor([[0.0], [2.0]])]
-    assert together(parts, "mean").tolist() == pytest.approx([7 / 3, 2 / 3])
-    assert together(parts, "root mean square").tolist() == pytest.approx([(25 / 3) ** 0.5, 2**0.5])
-    assert together(parts, "first").tolist() == [3.0, -1.0]
-    assert together([torch.full((1, 2), 3e38)], "root mean square").tolist() == pytest.approx([3e38])
+    assert reduce_scores(parts, "mean").tolist() == pytest.approx([7 / 3, 2 / 3])
+    assert reduce_scores(parts, "root mean square").tolist() == pytest.approx([(25 / 3) ** 0.5, 2**0.5])
+    assert reduce_scores(parts, "first").tolist() == [3.0, -1.0]
+    assert reduce_scores([torch.full((1, 2), 3e38)], "root mean square").tolist() == pytest.approx([3e38])
 
 
 # Filters
@@ -201,7 +194,7 @@ class Residual(nn.Module):
 @needs_torch_pruning
 @pytest.mark.parametrize("amount", [0.25, 0.5, 0.75])
 def test_filters_are_those_of_torchs_structured_pruning(amount: float) -> None:
-    masks = choose(plain(), "layer_mag", amount, batches=images(), structure="filter")
+    masks = masks_of(plain(), "layer_mag", amount, batches=images(), structure="filter")
     for i in (0, 3, 6):
         module = torch_prune.ln_structured(plain()[i], "weight", amount=amount, n=2, dim=0)
         assert torch.equal(masks[f"{i}.weight"], module.weight_mask.bool())
@@ -213,7 +206,7 @@ def test_a_removed_filter_takes_bias_and_normalisation_along_and_can_be_taken_ou
 
     net = plain()
     masks = pruning.prune(net, "layer_l1", 0.5, batches=images(), structure="filter")
-    assert set(masks.along) == {"0.bias", "1.weight", "1.bias", "3.bias", "6.bias"}
+    assert set(masks.dependent_masks) == {"0.bias", "1.weight", "1.bias", "3.bias", "6.bias"}
     assert masks.total == 54 + 432 + 1536
     assert masks.removed == masks.total // 2
     for name in ("0.bias", "1.weight", "1.bias"):
@@ -233,14 +226,16 @@ def test_what_went_along_stays_removed_in_training_in_files_and_in_later_rounds(
     for _ in range(3):
         nn.functional.cross_entropy(net(images(4)[0][0]), images(4)[0][1]).backward()
         optimizer.step()
-    for name, mask in [*masks.items(), *masks.along.items()]:
+    for name, mask in [*masks.items(), *masks.dependent_masks.items()]:
         assert not net.get_parameter(name)[~mask].any()
     assert Masks.from_tensors(masks.tensors()) == masks
     masks.save(f"{tmp_path}/masks.safetensors")
     assert Masks.load(f"{tmp_path}/masks.safetensors") == masks
-    later = choose(net, "global_l1", 0.6, batches=images(), structure="filter", masks=masks)
+    later = masks_of(net, "global_l1", 0.6, batches=images(), structure="filter", masks=masks)
     assert not any((later[name] & ~mask).any() for name, mask in masks.items())
-    assert not any((later.along[name] & ~mask).any() for name, mask in masks.along.items())
+    assert not any(
+        (later.dependent_masks[name] & ~mask).any() for name, mask in masks.dependent_masks.items()
+    )
 
 
 @needs_torch_pruning
@@ -248,11 +243,11 @@ def test_what_went_along_stays_removed_in_training_in_files_and_in_later_rounds(
 def test_filters_that_make_one_channel_go_as_one(method: str) -> None:
     torch.manual_seed(0)
     net = Residual().eval()
-    masks = choose(net, method, 0.5, batches=images(), structure="filter")
+    masks = masks_of(net, method, 0.5, batches=images(), structure="filter")
     left = {name: mask.flatten(1).any(1) for name, mask in masks.items()}
     assert torch.equal(left["stem.weight"], left["second.weight"])
     assert torch.equal(left["stem.weight"], left["each.weight"])
-    assert torch.equal(left["stem.weight"], masks.along["norm.bias"])
+    assert torch.equal(left["stem.weight"], masks.dependent_masks["norm.bias"])
     assert all(torch.equal(mask.any(dim=(1, 2, 3)), mask.all(dim=3).all(2).all(1)) for mask in masks.values())
     weights = {"joint": (9 + 54 + 9, 4), "first": (36, 6)}
     gone = 4 - int(left["stem.weight"].sum()), 6 - int(left["first.weight"].sum())
@@ -265,7 +260,7 @@ def test_filters_that_make_one_channel_go_as_one(method: str) -> None:
 def test_scores_of_joint_filters_by_hand() -> None:
     torch.manual_seed(0)
     net = Residual().eval()
-    masks = choose(net, "layer_mag", 0.25, batches=images(), structure="filter")
+    masks = masks_of(net, "layer_mag", 0.25, batches=images(), structure="filter")
     squares = sum(
         getattr(net, name).weight.detach().square().flatten(1).sum(1) for name in ("stem", "second", "each")
     )
@@ -279,16 +274,16 @@ def test_filters_that_cannot_go_are_refused_with_the_reason() -> None:
     net = Residual().eval()
     with pytest.raises(
         PruningError,
-        match=r"stem\.weight, each\.weight \(its filters go only together with those of second, which",
+        match=r"stem\.weight, each\.weight \(.*with those of second, which",
     ):
-        choose(net, "global_mag", structure="filter", batches=images(), exclude=["second"])
+        masks_of(net, "global_mag", structure="filter", batches=images(), exclude=["second"])
     with pytest.raises(PruningError, match="Structure filter needs a batch"):
-        choose(net, "global_mag", structure="filter")
+        masks_of(net, "global_mag", structure="filter")
     with pytest.raises(PruningError, match=r"head\.weight \(these channels are the network's output"):
-        choose(net, "global_mag", structure="filter", batches=images(), prune_classifier=True)
+        masks_of(net, "global_mag", structure="filter", batches=images(), prune_classifier=True)
     resnet = build("resnet20", classes=10, shape=(3, 32, 32))
     with pytest.raises(PruningError, match=r"option A shortcut.*--exclude conv1\.weight"):
-        choose(
+        masks_of(
             resnet, "global_mag", structure="filter", batches=[(torch.randn(1, 3, 32, 32), torch.zeros(1))]
         )
 
@@ -300,7 +295,7 @@ def test_filters_that_cannot_go_are_refused_with_the_reason() -> None:
 def test_filters_of_the_smallest_normalisation_scales_go() -> None:
     net = plain()
     net[1].weight.data = torch.tensor([0.3, -2.0, 0.1, -0.2, 1.0, 0.5])  # type: ignore[union-attr]
-    masks = choose(
+    masks = masks_of(
         net, "layer_bn_scale", 0.5, batches=images(), structure="filter", exclude=["3", "6"]
     )  # without batch normalisation
     assert masks["0.weight"].flatten(1).any(1).tolist() == [False, True, False, False, True, True]
@@ -323,7 +318,7 @@ def test_of_several_normalisations_that_follow_joint_filters_the_mean_counts() -
     net.norm.weight.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
     net.outer.weight.data = torch.tensor([-4.0, 1.0, -1.0, 0.0])
     layers = prunable_layers(net)
-    found = normalisation_scales(net, layers, coupled_groups("filter", net, images()[0][0], layers))
+    found = normalisation_scales(net, layers, weight_groups("filter", net, layers, images()[0][0]))
     for name in ("stem.weight", "second.weight", "each.weight"):
         assert found[name].flatten(1)[:, 0].tolist() == [2.5, 1.5, 2.0, 2.0]
         assert found[name].shape == net.get_parameter(name).shape
@@ -332,12 +327,10 @@ def test_of_several_normalisations_that_follow_joint_filters_the_mean_counts() -
 
 @needs_torch_pruning
 def test_filters_without_a_normalisation_are_refused_by_name() -> None:
-    from pruning.core.prune import check
-
     net = plain()
-    message = r"No normalisation with a scale follows 3\.weight, 6\.weight, .*--exclude 3\.weight --exclude 6"
+    message = r"3\.weight, 6\.weight.*--exclude 3\.weight --exclude 6"
     with pytest.raises(PruningError, match=message):
-        choose(net, "global_bn_scale", batches=images(), structure="filter")
+        masks_of(net, "global_bn_scale", batches=images(), structure="filter")
     with pytest.raises(PruningError, match=message):
         check(net, "global_bn_scale", "filter", prunable_layers(net), images()[0][0])
 
@@ -350,16 +343,14 @@ def test_a_floor_for_weights_by_hand() -> None:
     model = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(5, 1, bias=False), nn.Linear(1, 1))
     model[0].weight.data = torch.tensor([[1.0, 2.0, 3.0]])
     model[1].weight.data = torch.tensor([[4.0, 5.0, 6.0, 7.0, 8.0]])
-    found = choose(model, "global_mag", count=4, floor=0.2)
+    found = masks_of(model, "global_mag", count=4, floor=0.2)
     assert found["0.weight"].tolist() == [[False, False, True]]
     assert found["1.weight"].tolist() == [[False, False, True, True, True]]
-    assert choose(model, "global_mag", count=6, floor=0.2).removed == 6
-    with pytest.raises(
-        PruningError, match=r"floor of 0\.2 in every layer leaves 6 weights to remove where 7 should"
-    ):
-        choose(model, "global_mag", count=7, floor=0.2)
+    assert masks_of(model, "global_mag", count=6, floor=0.2).removed == 6
+    with pytest.raises(PruningError, match=r"floor of 0\.2 .* 6 weights, but 7"):
+        masks_of(model, "global_mag", count=7, floor=0.2)
     with pytest.raises(PruningError, match=r"Floor 1\.5 is not a fraction"):
-        choose(model, "global_mag", floor=1.5)
+        masks_of(model, "global_mag", floor=1.5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -381,9 +372,9 @@ def test_a_floor_removes_the_lowest_of_what_it_does_not_protect(
     remove = round(sparsity * sum(sizes))
     if remove > sum(sizes) - sum(protected.values()):
         with pytest.raises(PruningError, match="floor"):
-            choose(model, "global_mag", sparsity, floor=floor, prune_classifier=True)
+            masks_of(model, "global_mag", sparsity, floor=floor, prune_classifier=True)
         return
-    masks = choose(model, "global_mag", sparsity, floor=floor, prune_classifier=True)
+    masks = masks_of(model, "global_mag", sparsity, floor=floor, prune_classifier=True)
     assert masks.removed == remove
     free: list[tuple[float, int, int]] = []
     for i, layer in enumerate(model):
