@@ -206,7 +206,7 @@ def describe_target(event: events.RunStarted) -> str:
     """How far the run prunes: the sparsity of each round, or the limit of a search."""
     max_drop = event.config["max_drop"]
     if max_drop is not None:
-        return f"until validation top-1 drops by more than {max_drop:g} points"
+        return f"largest sparsity at which validation top-1 drops by at most {max_drop:g} points"
     sparsities = "sparsity " + ", ".join(format_percent(sparsity) for sparsity in event.sparsities)
     if event.prunings > len(event.sparsities):
         return f"{sparsities}, in {event.prunings} steps during fine-tuning"

@@ -49,8 +49,8 @@ def test_a_dry_run_has_every_round_and_warns_that_its_metrics_are_meaningless(
     assert done.returncode == 0, done.stderr
     result = read_result(only_run(tmp_path / "runs"))
     assert len(result["rounds"]) == 3
-    assert "no number here means anything" in done.stderr
-    assert any("no number here means anything" in warning for warning in result["warnings"])
+    assert "Dry run" in done.stderr
+    assert any("Dry run" in warning for warning in result["warnings"])
 
 
 def test_output_to_a_file_has_no_control_characters(cli: Cli) -> None:
@@ -101,7 +101,7 @@ def test_a_quiet_run_prints_warnings_only(cli: Cli) -> None:
     done = cli(*QUICK, "--quiet", "--method", "layer_mag", "--count", "5000")
     assert done.returncode == 0
     assert done.stdout == ""
-    assert "conv1.weight has none of its 54 weights left" in done.stderr
+    assert "warning: conv1.weight " in done.stderr
 
 
 def test_options_of_a_run_before_another_command_are_refused(cli: Cli) -> None:

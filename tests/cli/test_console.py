@@ -53,7 +53,7 @@ def test_the_header_shows_the_options_that_define_the_run(capsys: pytest.Capture
 def test_the_header_of_a_search_shows_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = (line for line in shown(capsys, started(max_drop=1.5)) if line.startswith("pruning"))
     assert "1.5 points" in line
-    assert "sparsity" not in line
+    assert "50.00 %" not in line
 
 
 def test_reading_is_shown_once_per_quarter(capsys: pytest.CaptureFixture[str]) -> None:
