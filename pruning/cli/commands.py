@@ -120,12 +120,12 @@ def bench(
     """Time the pruning step, training and start-up, and the usual way of doing each, on this machine."""
     import torch
 
-    from pruning.measure.bench import bench as run_sections
+    from pruning.measure.bench import run_benchmarks
     from pruning.measure.environment import environment
 
     terminal = Terminal()
     done = []
-    for section in run_sections(quick=quick, tell=terminal.note):
+    for section in run_benchmarks(quick=quick, note=terminal.note):
         show_timings(terminal, section)
         done.append(asdict(section))
     if json_file is not None:
