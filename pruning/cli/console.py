@@ -16,8 +16,6 @@ from pruning.cli.terminal import Terminal
 from pruning.experiment import events
 from pruning.utils.text import pluralize
 
-BAR_WIDTH = result_tables.BAR_WIDTH
-
 
 class Console(Terminal):
     """Shows a run. One method of `event` per event type; events without one are for the log only."""

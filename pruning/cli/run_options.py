@@ -1,8 +1,8 @@
 """The command-line options of a run, one for each field of `RunConfig`.
 
-Typer reads options from a function's signature. Those of a run are the fields of `config.options`, so their signature
-is generated: `run_parameters` makes a dataclass with one annotated field per option and has Typer read it. `RunGroup`
-adds the result to the bare command and passes the given values to it as `context.obj`.
+Typer reads options from a function's signature. A run has one option per field of `config.options`, so `run_parameters`
+makes a dataclass with one annotated field each and has Typer read that. `RunGroup` adds the result to the bare command
+and passes the given values to it as `context.obj`.
 
 A new field needs nothing here: it is listed in its group's later section of the help, unless `FIRST_SECTIONS` has it.
 """

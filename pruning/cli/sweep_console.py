@@ -16,8 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pruning.cli.console import BAR_WIDTH, Console
+from pruning.cli.result_tables import BAR_WIDTH
 from pruning.cli.signals import Signals
+from pruning.cli.terminal import Terminal
 from pruning.sweep.grid import distinguishing_options
 from pruning.sweep.plan import (
     PlannedRun,
@@ -38,7 +39,7 @@ MAX_LOGS = 5  # failures shown with the end of their log
 MAX_ROWS = 20  # running runs in the live table
 
 
-class SweepConsole(Console):
+class SweepConsole(Terminal):
     """Shows a sweep; the observer of `sweep.runner.run_sweep`."""
 
     def __init__(self, signals: Signals) -> None:

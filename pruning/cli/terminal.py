@@ -15,7 +15,7 @@ FILE_WIDTH = 160  # columns of tables in a file, so that long names are not cut
 
 
 class Output:
-    """A standard stream that discards what is written after its terminal was closed, instead of failing."""
+    """A standard stream that discards output, instead of failing, after its terminal was closed."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream

@@ -59,7 +59,7 @@ def merge(options: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
 def _without_outdated(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Remove the file's values that depended on options which the command line replaces.
 
-    A run's own config.yaml holds every option, also those that nobody gave.
+    A run's own config.yaml holds every option, defaults included.
     """
     outdated: set[str] = set()
     if any(options.get(name) is not None for name in TARGET_OPTIONS):

@@ -59,7 +59,7 @@ def case(*arguments: str, mentions: str | tuple[str, ...], files: Mapping[str, A
 def assert_refused(
     bad: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Run the command beside a finished run: one line on stderr, exit code 2, no file created or changed."""
+    """Run the command next to a finished run: one line on stderr, exit code 2, no file created or changed."""
     place = tmp_path / "place"
     shutil.copytree(finished_runs(), place / "runs")
     create(bad.files, place)

@@ -76,7 +76,7 @@ def _on_a_terminal(arguments: list[str], cwd: Path, **env: str) -> str:
     while True:
         try:
             piece = os.read(controller, 65536)
-        except OSError:  # how a terminal says that its other end is closed
+        except OSError:  # the other end of the terminal is closed
             break
         if not piece:
             break

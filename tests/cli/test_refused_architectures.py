@@ -14,7 +14,7 @@ CASES = {
     "net: no such module": case("--arch", "no.such.module:make", mentions="no.such"),
     "net: no function named": case("--arch", "net.py", mentions="net.py:", files=net("")),
     "net: name too long": case("--arch", "x" * 300 + ".py:make", mentions="x" * 300),
-    "net: home of nobody": case("--arch", "~nobody-at-all/net.py:make", mentions="~nobody-at-all"),
+    "net: unknown home folder": case("--arch", "~nobody-at-all/net.py:make", mentions="~nobody-at-all"),
     "net: syntax error": case(*OWN, mentions=("net.py", "line 1"), files={"net.py": "def make(:"}),
     "net: binary": case(*OWN, mentions="net.py", files={"net.py": bytes(range(256))}),
     "net: no such function": case(*OWN, mentions=("make", "Net"), files=net("")),

@@ -43,7 +43,7 @@ def idx(*sizes: int, magic: int = 0x0800, content: bytes | None = None) -> bytes
 
 
 def idx_files(**other: bytes) -> dict[str, bytes]:
-    """The four files of a small data set like MNIST, those in `other` in place of the sound ones."""
+    """The four files of a small data set like MNIST, with the files in `other` instead of the valid ones."""
     sound = {
         "train-images-idx3-ubyte": idx(20, 28, 28),
         "train-labels-idx1-ubyte": idx(20, content=bytes(range(10)) * 2),
@@ -51,8 +51,8 @@ def idx_files(**other: bytes) -> dict[str, bytes]:
         "t10k-labels-idx1-ubyte": idx(10, content=bytes(range(10))),
     }
     named = {name.replace("_", "-"): content for name, content in other.items()}
-    gone = {name.removesuffix(".gz") for name in named if name.endswith(".gz")}
-    return {f"idx/{name}": content for name, content in {**sound, **named}.items() if name not in gone}
+    replaced = {name.removesuffix(".gz") for name in named if name.endswith(".gz")}
+    return {f"idx/{name}": content for name, content in {**sound, **named}.items() if name not in replaced}
 
 
 CASES = {

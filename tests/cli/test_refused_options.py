@@ -21,7 +21,7 @@ from pruning.errors import PruningError
 CASES = {
     "option unknown": case("--epocs", "3", mentions="--epochs"),
     "option without its value": case("--epochs", mentions="--epochs"),
-    "word too many": case("train", mentions="train"),
+    "word that is not a command": case("train", mentions="train"),
     "epochs negative": case("--epochs", "-1", mentions="--epochs -1"),
     "epochs a fraction": case("--epochs", "1.5", mentions="--epochs 1.5"),
     "epochs a word": case("--epochs", "many", mentions="--epochs many"),
@@ -103,8 +103,8 @@ CASES = {
     "options with a command": case("--epochs", "1", "list", mentions="list"),
     "switch with a value": case("--pretrained", "False", mentions=("False", "--no-pretrained")),
     "unknown command": case("prune", mentions=("prune", "list", "verify", "measure")),
-    "part of a batch size": case("measure", "runs/done", "--batch-size", "1.5", mentions="--batch-size"),
-    "blocks of nothing": case("--structure", "block0x4", mentions="block0x4"),
+    "batch size a fraction": case("measure", "runs/done", "--batch-size", "1.5", mentions="--batch-size"),
+    "blocks of size 0": case("--structure", "block0x4", mentions="block0x4"),
     "export onto the record": case(
         "export",
         "runs/done",
@@ -123,7 +123,7 @@ CASES = {
         files={"page": b""},
     ),
     "weights a folder": case("--weights", "net.pt", mentions="--weights net.pt", files={"net.pt": None}),
-    "list of nothing known": case("list", "method", mentions=("'method'", "methods")),
+    "list unknown": case("list", "method", mentions=("'method'", "methods")),
 }
 
 

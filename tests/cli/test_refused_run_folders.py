@@ -30,12 +30,14 @@ CASES = {
         files={"run.yaml": "lr: 1"},
     ),
     "resume: other options": case("--resume", "runs/done", "--seed", "5", mentions=("--seed", "0", "5")),
-    "resume: configuration gone": run_case("--resume", "runs/done", mentions="runs/done", config_yaml=None),
+    "resume: configuration missing": run_case(
+        "--resume", "runs/done", mentions="runs/done", config_yaml=None
+    ),
     "resume: configuration garbage": run_case(
         "--resume", "runs/done", mentions="config.yaml", config_yaml=b"\xff\xfe\0"
     ),
     "resume: configuration empty": run_case("--resume", "runs/done", mentions="config.yaml", config_yaml=""),
-    "resume: configuration of a stranger": run_case(
+    "resume: configuration with an unknown key": run_case(
         "--resume", "runs/done", mentions=("config.yaml", "lrr"), config_yaml="lrr: 1"
     ),
     "resume: configuration impossible": run_case(
@@ -47,7 +49,7 @@ CASES = {
     "run again: configuration garbage": run_case(
         "--name", "done", mentions="config.yaml", config_yaml="a: [b"
     ),
-    "run again: configuration of a stranger": run_case(
+    "run again: configuration with an unknown key": run_case(
         "--name", "done", mentions=("config.yaml", "lrr"), config_yaml="lrr: 1"
     ),
     "run again: result garbage": run_case(
@@ -56,7 +58,7 @@ CASES = {
     "run again: result of another version": run_case(
         "--resume", "runs/done", mentions=("result.json", "--fresh"), result_json='{"schema_version": 99}'
     ),
-    "run again: result with little in it": run_case(
+    "run again: result without most keys": run_case(
         "--resume", "runs/done", mentions=("result.json", "--fresh"), result_json='{"schema_version": 1}'
     ),
     "verify: no folder": case("verify", "runs/none", mentions="runs/none"),
@@ -65,7 +67,7 @@ CASES = {
     "verify: nothing named": case("verify", mentions="run"),
     "verify: result garbage": run_case("verify", "runs/done", mentions="result.json", result_json=b"\xff"),
     "verify: result a list": run_case("verify", "runs/done", mentions="result.json", result_json="[]"),
-    "verify: result with little in it": run_case(
+    "verify: result without most keys": run_case(
         "verify", "runs/done", mentions="result.json", result_json='{"schema_version": 1}'
     ),
     "verify: configuration garbage": run_case(

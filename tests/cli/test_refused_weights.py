@@ -44,7 +44,7 @@ def checkpoint(content: Any) -> bytes:
 
 
 class Executes:
-    """Unpickled naively, this creates the file `executed`."""
+    """Creates the file `executed` when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("executed"),)
@@ -58,7 +58,7 @@ CASES = {
         checkpoint(weights(fc3__weight=(1000, 84))), "fc3.weight", "1000x84", "10x84"
     ),
     "weights with a layer more": weights_case(checkpoint(weights(fc4__weight=(2, 2))), "fc4.weight"),
-    "weights not finite": weights_case(checkpoint(weights(value=float("nan")))),
+    "weights not finite": weights_case(checkpoint(weights(value=float("nan"))), "finite"),
     "weights no tensors": weights_case(checkpoint({"epoch": 3})),
     "weights a whole network": weights_case(checkpoint(torch.nn.Linear(2, 2))),
     "weights no checkpoint": weights_case(b"hello, world"),
@@ -69,7 +69,7 @@ CASES = {
     "safetensors cut short": weights_case(safetensors_bytes(weights())[:-9], name="net.safetensors"),
     "safetensors empty": weights_case(b"", name="net.safetensors"),
     "safetensors a pickle": weights_case(checkpoint(weights()), name="net.safetensors"),
-    "safetensors whose header lies": weights_case(struct.pack("<Q", 2**40) + b"{}", name="net.safetensors"),
+    "safetensors with a false header": weights_case(struct.pack("<Q", 2**40) + b"{}", name="net.safetensors"),
 }
 
 
