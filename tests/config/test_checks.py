@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pruning.config import checks
-from pruning.config.resolution import resolve
+from pruning.config.resolution import fill_defaults, merge, parse, resolve
 from pruning.errors import PruningError
 
 N_OF_M = {"structure": "2:4", "method": "layer_mag"}
@@ -154,6 +155,30 @@ def test_an_option_that_makes_no_run_is_refused_by_name_or_value(
 @pytest.mark.parametrize("rule", checks.RULES, ids=lambda rule: rule.__name__)
 def test_every_rule_accepts_the_default_run(rule: Any) -> None:
     rule(resolve({}))
+
+
+def test_every_rule_of_the_module_is_applied() -> None:
+    functions = [value for value in vars(checks).values() if inspect.isfunction(value)]
+    rules = {
+        function
+        for function in functions
+        if function.__module__ == checks.__name__
+        and list(inspect.signature(function).parameters) == ["config"]
+    }
+    assert rules == {*checks.RULES, checks.check_names, checks.input_files_exist}
+
+
+@pytest.mark.parametrize("options", [options for options, _ in CONFLICTS], ids=str)
+def test_the_order_of_the_rules_does_not_matter(options: dict[str, Any]) -> None:
+    """Each rule alone accepts or refuses a wrong configuration; none relies on an earlier one having refused it."""
+    config = fill_defaults(parse(merge(options, None), options, None))
+    refusing = []
+    for rule in checks.RULES:
+        try:
+            rule(config)
+        except PruningError:
+            refusing.append(rule)
+    assert refusing
 
 
 def test_a_recorded_run_needs_no_input_files(tmp_path: Path) -> None:
