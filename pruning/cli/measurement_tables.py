@@ -11,7 +11,7 @@ from pruning.utils.text import pluralize
 
 if TYPE_CHECKING:
     from pruning.measure.bench import Section
-    from pruning.measure.export import Exported
+    from pruning.measure.export import ExportResult
 
 
 def show_latencies(terminal: Terminal, measured: Mapping[str, Any]) -> None:
@@ -37,11 +37,11 @@ def show_latencies(terminal: Terminal, measured: Mapping[str, Any]) -> None:
     )
 
 
-def show_export(terminal: Terminal, export: Exported) -> None:
+def show_export(terminal: Terminal, export: ExportResult) -> None:
     """Print what was written and how it compares with the network."""
     terminal.note(
         f"{export.path}: {export.bytes:,} bytes, read back and compared on {export.images:,} images: "
-        f"top-1 {export.top1_of_file:.2f} % (network {export.top1:.2f} %), "
+        f"top-1 {export.file_top1:.2f} % (network {export.top1:.2f} %), "
         f"outputs differ by at most {export.difference:.2g}"
     )
     details = dict(export.details)

@@ -47,7 +47,7 @@ def evaluate_network(session: Session, what: str, split: str = "test", **positio
 def with_counts(session: Session, evaluation: Mapping[str, float]) -> dict[str, Any]:
     """Return an evaluation with the counted metrics that every entry of a record has."""
     parameters = count_parameters(session.model)
-    macs = session.macs_trace.remaining(session.model)
+    macs = session.macs_trace.count(session.model)
     return {
         **evaluation,
         "sparsity": 0.0 if session.masks is None else session.masks.sparsity,
@@ -70,7 +70,7 @@ def measure_network(session: Session, what: str, **position: Any) -> dict[str, A
 
 def layer_table(session: Session) -> list[dict[str, Any]]:
     """Return a record's `layers`: every layer that could be pruned, with its remaining weights and MACs."""
-    macs = session.macs_trace.remaining(session.model).layers
+    macs = session.macs_trace.count(session.model).layers
     eligible = {layer.name for layer in session.layers}
     table = []
     for layer in prunable_layers(session.model, include=sorted(eligible), prune_classifier=True):

@@ -41,7 +41,7 @@ def finish(session: Session) -> dict[str, Any]:
         "rounds": progress.rounds,
         "final": final,
         "layers": layer_table(session),
-        "bytes": asdict(storage.weigh(session.model.state_dict())),
+        "bytes": asdict(storage.measure_sizes(session.model.state_dict())),
         "warnings": progress.warnings,
     }
     if session.files:
@@ -89,7 +89,7 @@ def measure_shrunk(network: nn.Module, session: Session) -> dict[str, Any]:
         "nonzero_parameters": remaining,
         "macs": macs.macs,
         "nonzero_macs": used,
-        "stored_bytes": storage.weigh(network.state_dict()).stored_bytes,
+        "stored_bytes": storage.measure_sizes(network.state_dict()).stored_bytes,
     }
 
 

@@ -126,7 +126,7 @@ def announce(session: Session) -> None:
                 "test": len(images.test),
             },
             parameters=count_parameters(session.model).parameters,
-            macs=session.macs_trace.remaining(session.model).macs,
+            macs=session.macs_trace.count(session.model).macs,
             prunable=sum(layer.size for layer in session.layers),
             layers=len(session.layers),
             sparsities=[steps[-1].target for steps in session.prunings],

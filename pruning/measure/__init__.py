@@ -1,6 +1,5 @@
-"""What a network costs: its size, its multiply-adds, its bytes and its time. One file each.
+"""Measurements of a network (parameters, MACs, storage, latency), and what turns zeros into savings.
 
-`size` and `compute` count, `storage` writes a file and weighs it, `latency` runs the network and takes the
-time. What is counted is called theoretical; what was run on this machine is called measured; neither stands
-in for the other.
+`shrink`, `sparse_inference` and `export` turn zeros into savings; `bench` times this program. Counted savings are
+called theoretical, timed ones measured, and neither is reported under the other's name.
 """

@@ -1,9 +1,7 @@
-"""A pruned network, handed over: written in a format of choice, read back, and compared before it counts
-as done.
+"""Export of a network to a file format, verified on real images.
 
-A format is a pair of functions: one writes the network, the other reads the file back as something that
-turns images into outputs. `export` runs both, compares the outputs and the accuracy with the network's
-own on real images, and only then puts the file in its place.
+A format is a pair of functions: one writes a network, the other reads the file back as a function from images to
+outputs. `export` calls both and compares outputs and accuracy with the network's before the file gets its final name.
 """
 
 from __future__ import annotations
@@ -36,25 +34,38 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What was written and how it compares: top-1 in percent of the network and of the file read back.
+class ExportResult:
+    """An exported file and its comparison with the network.
 
-    `difference` is the largest absolute difference of the outputs over all `images`; `details` is for JSON.
+    Attributes:
+        format: Name of the format.
+        bytes: Size of the file.
+        images: Number of compared images.
+        difference: Largest absolute difference between the outputs.
+        top1, file_top1: Accuracy in percent of the network, and of the file read back.
+        details: Values of the format, for JSON.
     """
 
-    to: str
+    format: str
     path: Path
     bytes: int
     images: int
     difference: float
     top1: float
-    top1_of_file: float
+    file_top1: float
     details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Format:
-    """How to `write` a network, given some images, and to `read` it back as a function of images."""
+class ExportFormat:
+    """A file format.
+
+    Attributes:
+        write: Writes (network, example images, path); returns details.
+        read: Reads (network, example images, path); returns a function from images to outputs.
+        packages: Packages that the format imports.
+        extra: The extra of this project that installs them.
+    """
 
     write: Callable[[nn.Module, Tensor, Path], dict[str, Any]]
     read: Callable[[nn.Module, Tensor, Path], Outputs]
@@ -64,45 +75,48 @@ class Format:
 
 def export(
     model: nn.Module, to: str, path: Path, batches: Iterable[Batch], masks: Mapping[str, Tensor] | None = None
-) -> Exported:
-    """Write `model` to `path` in the format `to` (see FORMATS), read it back and compare on every batch.
+) -> ExportResult:
+    """Write `model` to `path` in a format of FORMATS, read it back and compare both on every batch.
 
-    batches: (images (N, channels, H, W), targets (N,)), like those of evaluation, on the model's device;
-    at least one. With `masks` it is made sure first that what they removed is zero in this network.
-    Raises PruningError for an unknown format, missing packages, a network that the format can't hold,
-    masks of another network, and outputs that differ by more than 1e-4 (of the largest output, if that is
-    above 1); then no file is left behind.
+    Args:
+        to: Name of the format.
+        batches: At least one of (images (N, channels, H, W), targets (N,)), on the model's device.
+        masks: If given, weights that they remove must be zero in this network.
+
+    Raises:
+        PruningError: Unknown format, missing packages, a network that the format cannot represent, masks of another
+            network, or outputs that differ by more than 1e-4 (times the largest output, if that is above 1). No file
+            is written.
     """
-    chosen = _format(to)
+    chosen = _find_format(to)
     _check_masks(model, masks or {})
     model = copy.deepcopy(model).eval()
     remaining = iter(batches)
     first = next(remaining, None)
     if first is None:
         raise PruningError(
-            "An export is compared on real images, and there are none: give at least one batch."
+            "An export is verified on real images, but `batches` is empty. Give at least one batch."
         )
-    beside = path.with_name(f".partial-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        details = chosen.write(model, first[0], beside)
-        compared = _compare(model, chosen.read(model, first[0], beside), chain([first], remaining), to)
-        beside.replace(path)
+        with files.atomic_file(path) as temporary:
+            details = chosen.write(model, first[0], temporary)
+            outputs = chosen.read(model, first[0], temporary)
+            compared = _compare(model, outputs, chain([first], remaining), to)
     except OSError as error:
-        raise PruningError(f"{path} can't be written: {error.strerror or error}.") from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return Exported(to=to, path=path, bytes=path.stat().st_size, details=details, **compared)
+        raise PruningError(
+            f"{path} cannot be written ({error.strerror or error}). Choose another path."
+        ) from error
+    return ExportResult(format=to, path=path, bytes=path.stat().st_size, details=details, **compared)
 
 
-def _format(to: str) -> Format:
+def _find_format(to: str) -> ExportFormat:
     if to not in FORMATS:
         raise unknown("export format", to, FORMATS)
     chosen = FORMATS[to]
     missing = [package for package in chosen.packages if importlib.util.find_spec(package) is None]
     if missing:
         raise PruningError(
-            f"Export to {to} needs {', '.join(missing)}, not installed here: "
+            f"Export to {to} needs {', '.join(missing)}, which is not installed: "
             f"pip install 'pruning[{chosen.extra}]'."
         )
     return chosen
@@ -114,30 +128,33 @@ def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         parameter = parameters.get(name)
         if parameter is None or parameter.shape != mask.shape:
             raise PruningError(
-                f"The mask of {name} does not fit this network: give the masks of the same run."
+                f"The mask of {name} does not fit this network. Give the masks of the same run."
             )
         if bool(parameter.detach()[~mask.to(parameter.device)].any()):
-            raise PruningError(f"{name} has weights that its mask removed: apply the masks before exporting.")
+            raise PruningError(
+                f"{name} has nonzero weights that its mask removes. Apply the masks before the export."
+            )
 
 
 def _compare(model: nn.Module, outputs: Outputs, batches: Iterable[Batch], to: str) -> dict[str, Any]:
+    """Return the comparison fields of ExportResult. Raises PruningError if the outputs differ."""
     differences: list[float] = []
-    largest, correct, correct_of_file, images = 1.0, 0, 0, 0
+    largest, correct, file_correct, images = 1.0, 0, 0, 0
     with eval_mode(model):
         for inputs, targets in batches:
             expected, found = model(inputs), outputs(inputs).to(inputs.device)
             differences.append(float((expected - found).abs().max()))
             largest = max(largest, float(expected.abs().max()))
             correct += int((expected.argmax(1) == targets).sum())
-            correct_of_file += int((found.argmax(1) == targets).sum())
+            file_correct += int((found.argmax(1) == targets).sum())
             images += len(inputs)
     wrong = [difference for difference in differences if not difference <= TOLERANCE * largest]  # NaN as well
     if wrong:
         raise PruningError(
-            f"The file for {to} computes something else: its outputs differ by {wrong[0]:.2g}."
+            f"The exported file ({to}) differs from the network: its outputs differ by {wrong[0]:.2g}."
         )
-    top1, top1_of_file = 100 * correct / images, 100 * correct_of_file / images
-    return {"images": images, "difference": max(differences), "top1": top1, "top1_of_file": top1_of_file}
+    top1, file_top1 = 100 * correct / images, 100 * file_correct / images
+    return {"images": images, "difference": max(differences), "top1": top1, "file_top1": file_top1}
 
 
 def _write_dense(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
@@ -150,11 +167,11 @@ def _read_dense(model: nn.Module, images: Tensor, path: Path) -> Outputs:
 
 
 def _write_sparse(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
-    """The file, what it saves, and how much faster its network runs here at batch size 1."""
+    """Write the sparse file; return its sizes, and the measured speed of its network at batch size 1."""
     stored = dataclasses.asdict(storage.save(model.state_dict(), path))
     if not any(type(module) is nn.Linear for module in model.modules()):
         return {**stored, "layers": {}}
-    fast = sparse_inference.speed_up(model, images[:1])
+    fast = sparse_inference.use_sparse_layers(model, images[:1])
     layers = {
         name: {**dataclasses.asdict(choice), "measured_speedup": choice.measured_speedup}
         for name, choice in fast.layers.items()
@@ -169,7 +186,7 @@ def _read_sparse(model: nn.Module, images: Tensor, path: Path) -> Outputs:
     loaded = _with_tensors(model, storage.load(path))
     if not any(type(module) is nn.Linear for module in loaded.modules()):
         return loaded
-    return sparse_inference.speed_up(loaded, images[:1]).model
+    return sparse_inference.use_sparse_layers(loaded, images[:1]).model
 
 
 def _with_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
@@ -192,7 +209,7 @@ def _write_torch_export(model: nn.Module, images: Tensor, path: Path) -> dict[st
     program = _traced(
         "torch-export",
         lambda example, shapes: torch.export.export(
-            _laid_out_plainly(model), (example,), dynamic_shapes=(shapes,)
+            _contiguous_cpu_copy(model), (example,), dynamic_shapes=(shapes,)
         ),
         images,
     )
@@ -209,7 +226,7 @@ def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
     program = _traced(
         "onnx",
         lambda example, shapes: torch.onnx.export(
-            _laid_out_plainly(model),
+            _contiguous_cpu_copy(model),
             (example,),
             dynamo=True,
             dynamic_shapes=(shapes,),
@@ -219,7 +236,7 @@ def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
         ),
         images,
     )
-    assert program is not None  # it is none only without dynamo
+    assert program is not None  # None only for dynamo=False
     program.save(path)
     return {"input": "images", "output": "outputs"}
 
@@ -232,24 +249,24 @@ def _read_onnx(model: nn.Module, images: Tensor, path: Path) -> Outputs:
 
 
 def _traced(to: str, trace: Callable[[Tensor, dict[int, Any]], T], images: Tensor) -> T:
-    """What a tracing exporter makes of the network, for batches of any size."""
-    # Two, as tracing takes a batch of one for a constant; and of zeros, as the file may keep its example.
+    """Trace the network for batches of any size; any error of the tracer is a PruningError."""
+    # Two images, because a batch of one is traced as a constant; zeros, because the file may contain its example.
     example = torch.zeros(2, *images.shape[1:], dtype=images.dtype)
     try:
-        with _quiet():
+        with _without_warnings():
             return trace(example, {0: torch.export.Dim.DYNAMIC})
-    except Exception as error:  # whatever the tracer ran into in the network's own code
-        raise PruningError(f"The network can't be exported to {to}: {first_line(error)}") from error
+    except Exception as error:  # tracing runs the network's own code, which may raise any error
+        raise PruningError(f"The network cannot be exported to {to}: {first_line(error)}") from error
 
 
-def _laid_out_plainly(model: nn.Module) -> nn.Module:
-    """A copy on the CPU with channels first, as whoever reads the file will have its images."""
+def _contiguous_cpu_copy(model: nn.Module) -> nn.Module:
+    """A copy for images on the CPU with channels first, as readers of the file have them."""
     return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Tracers warn and log of their own insides; what concerns the user comes as an exception."""
+def _without_warnings() -> Iterator[None]:
+    """Suppress the warnings and logs of tracers, which are about their internals; errors are exceptions."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -261,9 +278,9 @@ def _quiet() -> Iterator[None]:
 
 
 FORMATS = {
-    "dense": Format(_write_dense, _read_dense),
-    "sparse": Format(_write_sparse, _read_sparse),
-    "shrunk": Format(_write_shrunk, _read_shrunk, ("torch_pruning",), "shrink"),
-    "torch-export": Format(_write_torch_export, _read_torch_export),
-    "onnx": Format(_write_onnx, _read_onnx, ("onnx", "onnxruntime", "onnxscript"), "onnx"),
+    "dense": ExportFormat(_write_dense, _read_dense),
+    "sparse": ExportFormat(_write_sparse, _read_sparse),
+    "shrunk": ExportFormat(_write_shrunk, _read_shrunk, ("torch_pruning",), "shrink"),
+    "torch-export": ExportFormat(_write_torch_export, _read_torch_export),
+    "onnx": ExportFormat(_write_onnx, _read_onnx, ("onnx", "onnxruntime", "onnxscript"), "onnx"),
 }

@@ -1,8 +1,7 @@
-"""How long networks really take on this machine, side by side, and how much memory they need meanwhile.
+"""Measured latency and peak memory of networks on this machine.
 
-The networks take turns, image batch by image batch, so that whatever else the machine does falls on all
-of them alike. Times are medians with quartiles; the first turns warm up and are not counted. Everything
-here was run and timed: theoretical figures live in `compute`.
+The networks take turns, batch by batch, so that other load on the machine affects all of them alike. Times are medians
+with quartiles, after warm-up turns that are not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pruning.errors import PruningError
 from pruning.measure.environment import environment
 from pruning.utils.modules import EagerDispatchMode, eval_mode, zero_images
 
-LEAST_TURNS, MOST_TURNS, WARM_UP_TURNS = 10, 1000, 5
+MIN_TURNS, MAX_TURNS, WARM_UP_TURNS = 10, 1000, 5
 
 
 def compare(
@@ -30,11 +29,15 @@ def compare(
     batch_sizes: Sequence[int] = (1, 64),
     seconds: float = 2.0,
 ) -> dict[str, Any]:
-    """Run `networks` in turns on batches of images of one shape; the first network is the yardstick.
+    """Time `networks` in turns on random images; the first network is the reference.
 
-    The shape is (channels, height, width). For each batch size it goes on for about `seconds`, with at
-    least 10 turns and at most 1000. All networks must be on one device and are left in the mode they
-    were in. The result is ready for JSON::
+    Args:
+        networks: Networks on one device; they are timed in evaluation mode, and return to their own mode.
+        shape: (channels, height, width) of an image.
+        seconds: Time for each batch size, with at least 10 turns and at most 1000.
+
+    Returns:
+        Values for JSON::
 
         {"device": "cpu", "device_name": ..., "threads": 2, "dtype": "float32", "batches": [
             {"batch_size": 1, "turns": 210, "networks": {
@@ -43,15 +46,16 @@ def compare(
                           "peak_memory_bytes": .., "peak_memory_of": "live tensors"},
                 "pruned": {...}}}]}
 
-    `measured_speedup` is the first network's median / this network's median. `peak_memory_bytes` is what
-    the network and its activations need together: by CUDA's allocator on CUDA, elsewhere the tensors
-    alive at once. Raises PruningError if there is no network, they are on several devices, or a batch
-    size is below 1.
+        `measured_speedup` is the first network's median / this network's median. `peak_memory_bytes` includes
+        weights and activations: measured by the allocator on CUDA, elsewhere the sum of the tensors alive at once.
+
+    Raises:
+        PruningError: There is no network, they are on several devices, or a batch size is below 1.
     """
     device = _common_device(networks)
     if min(batch_sizes, default=0) < 1:
         raise PruningError(
-            f"Batch sizes {list(batch_sizes)} are not all positive: give at least one, like 1 64."
+            f"Batch sizes {list(batch_sizes)} are not all positive. Give at least one, such as 1 64."
         )
     record = environment(device)
     with eval_mode(*networks.values()):
@@ -61,20 +65,18 @@ def compare(
     return {**stated, "dtype": str(images.dtype).removeprefix("torch."), "batches": batches}
 
 
-def take_turns(
+def time_in_turns(
     actions: Mapping[str, Callable[[], Any]], device: torch.device, seconds: float
 ) -> dict[str, list[float]]:
-    """Seconds that each action took, turn by turn: all once, then all again, each turn starting with
-    another one.
-    """
+    """Return the seconds of each action in each turn; every turn runs all actions, starting with the next one."""
     names, timer = list(actions), _cuda_seconds if device.type == "cuda" else _seconds
     for _ in range(WARM_UP_TURNS):
         for name in names:
             timer(actions[name], device)
     taken: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds
-    for turn in range(MOST_TURNS):
-        if turn >= LEAST_TURNS and time.perf_counter() > end:
+    for turn in range(MAX_TURNS):
+        if turn >= MIN_TURNS and time.perf_counter() > end:
             break
         first = turn % len(names)
         for name in names[first:] + names[:first]:
@@ -87,7 +89,7 @@ def _common_device(networks: Mapping[str, nn.Module]) -> torch.device:
     devices = {tensor.device for tensor in tensors}
     if len(devices) != 1:
         named = ", ".join(sorted(str(device) for device in devices)) or "no device"
-        raise PruningError(f"Networks to compare must have weights on one device, and these are on {named}.")
+        raise PruningError(f"The networks are on {named}. Move them to one device to compare them.")
     return devices.pop()
 
 
@@ -108,14 +110,14 @@ def _batch(
         return lambda: networks[name](inputs[name])
 
     with torch.inference_mode():
-        taken = take_turns({name: action(name) for name in networks}, device, seconds)
-    yardstick = statistics.median(next(iter(taken.values())))
+        taken = time_in_turns({name: action(name) for name in networks}, device, seconds)
+    reference = statistics.median(next(iter(taken.values())))
     rows = {}
     for name, network in networks.items():
         memory, how = _peak_memory(network, inputs[name], device)
         rows[name] = {
             **_summary(taken[name], batch_size),
-            "measured_speedup": yardstick / statistics.median(taken[name]),
+            "measured_speedup": reference / statistics.median(taken[name]),
             "peak_memory_bytes": memory,
             "peak_memory_of": how,
         }
@@ -157,20 +159,18 @@ def _cuda_seconds(action: Callable[[], Any], device: torch.device) -> float:
 
 
 def _peak_memory(network: nn.Module, images: torch.Tensor, device: torch.device) -> tuple[int, str]:
-    """Bytes that the network, one batch and its activations need at the same time, and how that was
-    measured.
-    """
-    resting = sum(_bytes(tensor) for tensor in [*_tensors(network), images])
+    """Return the peak bytes of the network, one batch and its activations together, and the way of measuring."""
+    permanent = sum(_bytes(tensor) for tensor in [*_tensors(network), images])
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         network(images)
         torch.cuda.synchronize(device)
-        return resting + torch.cuda.max_memory_allocated(device) - before, "CUDA allocator"
+        return permanent + torch.cuda.max_memory_allocated(device) - before, "CUDA allocator"
     with _LiveTensors() as live:
         network(images)
-    return resting + live.peak, "live tensors"
+    return permanent + live.peak, "live tensors"
 
 
 def _bytes(tensor: torch.Tensor) -> int:
@@ -180,8 +180,10 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 class _LiveTensors(EagerDispatchMode):
-    """Follows every tensor that operations bring forth until it is freed; `peak` is the most bytes alive
-    at once.
+    """Tracks the memory of every tensor that an operation creates, until it is freed.
+
+    Attributes:
+        peak: Most bytes alive at once.
     """
 
     def __init__(self) -> None:
@@ -197,10 +199,10 @@ class _LiveTensors(EagerDispatchMode):
         result = operation(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided:
-                self._follow(leaf.untyped_storage(), given)
+                self._track(leaf.untyped_storage(), given)
         return result
 
-    def _follow(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+    def _track(self, storage: torch.UntypedStorage, given: set[int]) -> None:
         if storage in self._seen or storage.data_ptr() in given:
             return
         self._seen.add(storage)

@@ -1,14 +1,14 @@
-"""How many multiply-adds a network needs for one image, and how many remain after pruning.
+"""Multiply-adds (MACs) of a network for one image: dense, and with nonzero weights only.
 
-Counted are convolutions and products of matrices, padding included, as torch's own flop counter counts them
-(one multiply-add is two of its FLOPs; loading `torch.utils.flop_counter` takes longer than many a training).
-Each multiplication is credited to the weight that it reads, found by the memory it lies in, so that functional
-uses, fused projections and shared modules land where they belong. In one multiplication every weight is used
-the same number of times (its positions), so what remains is exactly positions x non-zero weights. Products of
-activations (attention) have no weights and remain in full.
+Convolutions and matrix products are counted, padding included, as by torch.utils.flop_counter (one MAC is two of its
+FLOPs; importing it takes a second, which is longer than a training step of a small network). Each MAC is credited to
+the weight that it reads, identified by its memory address, so that functional calls, fused projections and shared
+modules are credited to the right layer. One operation uses each of its weights equally often (its positions), so its
+MACs with nonzero weights are exactly positions x nonzero weights. Products of activations (attention) have no weights
+and count in full.
 
-The positions do not change when weights are removed: `trace_macs` runs the network once, `MacsTrace.remaining` only
-counts. An experiment traces its network once and counts every round.
+Positions do not change when weights are pruned: `trace_macs` runs the network once, `MacsTrace.count` only counts. A
+run traces its network once and counts it after every round.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from pruning.errors import PruningError, first_line
 from pruning.utils.modules import EagerDispatchMode, eval_mode, zero_images
 
 
-class LayerCompute(NamedTuple):
-    """One layer: its class name, its multiply-adds for one image, and those with a non-zero weight."""
+class LayerMacs(NamedTuple):
+    """Class name of a layer, its MACs for one image, and those with a nonzero weight."""
 
     type: str
     macs: int
@@ -39,10 +39,10 @@ class LayerCompute(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Compute:
-    """Multiply-adds for one image; `layers` by name, in the order of `model.named_modules()`."""
+class MacCounts:
+    """MACs for one image; `layers` by name, in the order of `model.named_modules()`."""
 
-    layers: dict[str, LayerCompute]
+    layers: dict[str, LayerMacs]
 
     @property
     def macs(self) -> int:
@@ -54,13 +54,13 @@ class Compute:
 
     @property
     def theoretical_speedup(self) -> float | None:
-        """Multiply-adds of the dense network / multiply-adds that remain; None if none remain."""
+        """MACs of the dense network / MACs with nonzero weights; None if there are none."""
         return self.macs / self.nonzero_macs if self.nonzero_macs else None
 
 
 @dataclass(frozen=True)
-class View:
-    """The part of a parameter that a multiplication reads; `offset` is from the parameter's first element."""
+class WeightView:
+    """The part of a parameter that an operation reads; `offset` counts from the parameter's first element."""
 
     parameter: str
     size: tuple[int, ...]
@@ -74,56 +74,63 @@ class View:
 
 @dataclass(frozen=True)
 class MacsTrace:
-    """One image's way through a network: how often each weight is used, and products that read no weight.
+    """How often one image uses each weight of a network.
 
-    All by layer name: class, multiply-adds, positions of each weight, multiply-adds without a weight.
+    Attributes:
+        types: Layer name -> class name.
+        macs: Layer name -> MACs.
+        positions: Layer name -> how often each weight is used.
+        weightless: Layer name -> MACs of products of activations.
     """
 
     types: dict[str, str]
     macs: dict[str, int]
-    positions: dict[str, dict[View, int]]
+    positions: dict[str, dict[WeightView, int]]
     weightless: dict[str, int]
 
-    def remaining(self, model: nn.Module) -> Compute:
-        """The multiply-adds of `model` as its weights stand now: the network that was traced, or a copy."""
+    def count(self, model: nn.Module) -> MacCounts:
+        """Count the MACs of `model`: the network that was traced, or a copy with other weights."""
         parameters = dict(model.named_parameters())
         layers = {}
         for name, macs in self.macs.items():
             views = self.positions.get(name, {})
             nonzero = sum(times * view.nonzero(parameters[view.parameter]) for view, times in views.items())
-            layers[name] = LayerCompute(self.types[name], macs, nonzero + self.weightless.get(name, 0))
-        return Compute(layers)
+            layers[name] = LayerMacs(self.types[name], macs, nonzero + self.weightless.get(name, 0))
+        return MacCounts(layers)
 
 
-def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> Compute:
-    """Multiply-adds of `model` for one image of `shape` (channels, height, width), dense and remaining.
+def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> MacCounts:
+    """Count the MACs of `model` for one image of `shape` (channels, height, width).
 
-    Raises PruningError if the network cannot take such an image.
+    Raises:
+        PruningError: The network does not accept such an image.
     """
-    return trace_macs(model, shape).remaining(model)
+    return trace_macs(model, shape).count(model)
 
 
 def trace_macs(model: nn.Module, shape: tuple[int, int, int]) -> MacsTrace:
-    """Run one image of zeros through `model`, in evaluation mode on its device, and see each weight's use.
+    """Trace one image of zeros of `shape` (channels, height, width) through `model`, in evaluation mode.
 
-    The model is left as it was found: mode, gradients, batch-norm statistics and random state.
-    Raises PruningError if the network cannot take an image of `shape` (channels, height, width).
+    Mode, gradients, batch-norm statistics and random state of the model are unchanged.
+
+    Raises:
+        PruningError: The network does not accept such an image.
     """
     recorder = _Recorder(model)
-    with _undisturbed(model), recorder.modules, recorder:
+    with _unfused_eval_mode(model), recorder.modules, recorder:
         try:
             model(zero_images(model, 1, shape))
         except (RuntimeError, ValueError, IndexError) as error:
             size = "x".join(str(length) for length in shape)
             raise PruningError(
-                f"The network cannot take one image of shape {size}: {first_line(error)}"
+                f"The network does not accept one image of shape {size}: {first_line(error)}"
             ) from error
     return recorder.trace()
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; kernels that fuse several products into one are off meanwhile."""
+def _unfused_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients and without kernels that fuse several products into one operation."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     torch.backends.mha.set_fastpath_enabled(False)
@@ -135,7 +142,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _product(left: Tensor, right: Tensor) -> int:
-    """Multiply-adds of (..., m, k) x (k, n) or (..., k, n)."""
+    """MACs of (..., m, k) x (k, n) or (..., k, n)."""
     return left.numel() * right.shape[-1]
 
 
@@ -147,24 +154,24 @@ def _convolution(result: Tensor, images: Tensor, weight: Tensor, *settings: Any)
 
 
 def _attention(_: Any, query: Tensor, key: Tensor, value: Tensor, *__: Any) -> int:
-    """Both products of softmax(QK')V, for (..., length, width); a mask saves nothing."""
+    """MACs of both products of softmax(QK')V, for (..., length, width); an attention mask saves none."""
     return query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
-# Multiply-adds by what an operation gives and takes.
-_MULTIPLY_ADDS: dict[Any, Callable[..., int]] = {
+# Operation -> function of (result, *arguments) that returns its MACs.
+_MACS_OF: dict[Any, Callable[..., int]] = {
     torch.ops.aten.mm: lambda result, left, right: _product(left, right),
     torch.ops.aten.bmm: lambda result, left, right: _product(left, right),
     torch.ops.aten.addmm: lambda result, added, left, right: _product(left, right),
     torch.ops.aten.baddbmm: lambda result, added, left, right: _product(left, right),
     torch.ops.aten.convolution: _convolution,
-    # Attention on Apple GPUs is an operation of its own.
+    # Attention on Apple GPUs is a single operation.
     torch.ops.aten._scaled_dot_product_attention_math_for_mps: _attention,
 }
 
 
 class _Recorder(EagerDispatchMode):
-    """Sees every operation, and notes its multiply-adds and which weight it read."""
+    """Records the MACs of every operation and the weight that it reads."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -174,27 +181,25 @@ class _Recorder(EagerDispatchMode):
         for name, parameter in model.named_parameters():
             self._weights[_storage(parameter)].append((name, parameter))
         self._macs: dict[str, int] = defaultdict(int)
-        self._positions: dict[str, dict[View, int]] = defaultdict(lambda: defaultdict(int))
+        self._positions: dict[str, dict[WeightView, int]] = defaultdict(lambda: defaultdict(int))
         self._weightless: dict[str, int] = defaultdict(int)
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        multiply_adds = _MULTIPLY_ADDS.get(operation.overloadpacket)
-        if multiply_adds is None:
-            with self:  # what is made of other operations (within torch.inference_mode) is seen as those
+        count_of = _MACS_OF.get(operation.overloadpacket)
+        if count_of is None:
+            with self:  # composite operations (inside torch.inference_mode) are recorded as their parts
                 result = operation.decompose(*args, **kwargs)
             return operation(*args, **kwargs) if result is NotImplemented else result
         result = operation(*args, **kwargs)
         operands = [leaf for leaf in tree_leaves(args) if _is_matrix(leaf)]
-        self._note(multiply_adds(result, *args), operands)
+        self._record(count_of(result, *args), operands)
         return result
 
-    def _note(self, macs: int, operands: list[Tensor]) -> None:
+    def _record(self, macs: int, operands: list[Tensor]) -> None:
         views = [view for operand in operands if (view := self._view(operand))]
         if views:
-            weight = views[
-                -1
-            ]  # a parameter can be the input as well (a learned query); the weight comes last
+            weight = views[-1]  # the last one, because the input can be a parameter, too (a learned query)
             layer = weight.parameter.rpartition(".")[0]
             self._positions[layer][weight] += macs // prod(weight.size)
         else:
@@ -202,16 +207,16 @@ class _Recorder(EagerDispatchMode):
             self._weightless[layer] += macs
         self._macs[layer] += macs
 
-    def _view(self, operand: Tensor) -> View | None:
-        """Which parameter, or part of one, lies where `operand` lies; None for an activation."""
+    def _view(self, operand: Tensor) -> WeightView | None:
+        """Return the parameter, or part of one, with the memory of `operand`; None for an activation."""
         for name, parameter in self._weights.get(_storage(operand), ()):
             offset = operand.storage_offset() - parameter.storage_offset()
             if 0 <= offset < parameter.numel():
-                return View(name, tuple(operand.shape), operand.stride(), int(offset))
+                return WeightView(name, tuple(operand.shape), operand.stride(), int(offset))
         return None
 
     def _running_module(self) -> str:
-        # The tracker calls the running modules "ClassOfTheModel.path"; the innermost has the longest path.
+        # The tracker names the running modules "ClassOfTheModel.path"; the innermost has the longest path.
         innermost = max(self.modules.parents - {"Global"}, key=len, default="")
         return innermost.partition(".")[2]
 
@@ -221,7 +226,7 @@ class _Recorder(EagerDispatchMode):
 
 
 def _is_matrix(value: Any) -> bool:
-    """Whether `value` can be a factor of a multiplication: a bias, which has one dimension, is only added."""
+    """Whether `value` can be a factor of a product; a bias has one dimension and is only added."""
     return isinstance(value, Tensor) and value.dim() >= 2
 
 

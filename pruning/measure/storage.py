@@ -1,18 +1,18 @@
-"""Bytes: a network's tensors in a file that leaves the zeros out, and gives them back bit for bit.
+"""Sparse storage: a state dict in a file without its zeros, lossless bit for bit.
 
-The file is a safetensors file with one tensor of bytes; its metadata lists, in order, every tensor's
-name, type, shape, form and number of values. The bytes of a tensor are where its values lie, then the
-values themselves. Of these forms each tensor takes the smallest:
+The file is a safetensors file with one tensor of bytes. Its metadata lists, in order, the name, dtype, shape, encoding
+and number of values of every tensor. The bytes of a tensor are the indices of its values, then the values. Each tensor
+has the smallest of these encodings:
 
 ======== ================================================================================================
-dense    every value, and no places
-bitmask  one bit for each element, the first element in the lowest bit of the first byte
-gaps8    for each value the number of zeros between it and the value before, one byte each; gaps16, gaps32
-         alike with two and four bytes (Han et al., arXiv 1510.00149, store relative indices in this way)
-same     nothing: the tensor is that of another name (tied parameters)
+dense    all values, no indices
+bitmask  one bit per element, the first element in the lowest bit of the first byte
+gaps8    per value the number of zeros since the previous value, in one byte; gaps16 and gaps32 in two and four bytes
+         (relative indices of Han et al., arXiv 1510.00149)
+same     nothing: a tied parameter, stored under another name
 ======== ================================================================================================
 
-A zero is left out only if all of its bits are zero, so that -0.0 comes back as -0.0.
+A zero is omitted only if all of its bits are zero, so that -0.0 is restored as -0.0.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Bytes of the same tensors: as an ordinary safetensors file, their non-zero values alone, and packed."""
+class StorageSizes:
+    """Bytes of a state dict: as a plain safetensors file, its nonzero values alone, and as a sparse file."""
 
     dense_bytes: int
     nonzero_bytes: int
@@ -55,66 +55,75 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tensor in the file. `stored_type` is the type of its values there, `type` the one it is given
-    back in.
+class TensorEntry:
+    """Description of one tensor in the file; its fields, in this order, are the entry in the file's metadata.
+
+    Attributes:
+        type: dtype of the restored tensor.
+        stored_type: dtype of the values in the file.
+        encoding: See the module's docstring.
+        values: Number of stored values.
+        same_as: Name of the tensor that this one is tied to, for the encoding `same`.
     """
 
     name: str
     type: str
     stored_type: str
     shape: tuple[int, ...]
-    form: str
+    encoding: str
     values: int
     same_as: str = ""
 
     @property
-    def place_bytes(self) -> int:
-        if self.form == "bitmask":
+    def index_bytes(self) -> int:
+        if self.encoding == "bitmask":
             return -(-prod(self.shape) // 8)
-        return self.values * GAPS[self.form].itemsize if self.form in GAPS else 0
+        return self.values * GAPS[self.encoding].itemsize if self.encoding in GAPS else 0
 
     @property
     def value_bytes(self) -> int:
         return self.values * TYPES[self.stored_type].itemsize
 
 
-def save(tensors: Mapping[str, Tensor], path: Path, *, half: bool = False) -> Stored:
-    """Write `tensors` (a state dict) to `path` without their zeros, and say what that saved.
+def save(tensors: Mapping[str, Tensor], path: Path, *, half: bool = False) -> StorageSizes:
+    """Write `tensors` (a state dict) to `path` without their zeros, and return the sizes.
 
-    With `half` the floating-point values are rounded to 16 bits (float16), except in tensors that hold a
-    number too large for it. They come back as their own type. Raises PruningError for tensors of a type
-    that can't be stored (complex, quantised, sparse).
+    Args:
+        half: Round floating-point values to float16, except in tensors with a value too large for it. They are
+            restored in their own dtype.
+
+    Raises:
+        PruningError: A tensor has a dtype or layout that cannot be stored (complex, quantised, sparse).
     """
     content = pack(tensors, half=half)
     files.write_bytes_atomic(path, content)
-    return _weigh(tensors, len(content))
+    return _sizes(tensors, len(content))
 
 
 def load(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file written by `save`, on the CPU. PruningError if it is missing or damaged."""
+    """Read a file of `save` to the CPU. Raises PruningError if it is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise PruningError(f"{path} can't be read: {error.strerror or error}.") from error
+        raise PruningError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
         return unpack(content)
     except PruningError as error:
         raise PruningError(f"{path}: {error}") from error
 
 
-def weigh(tensors: Mapping[str, Tensor], *, half: bool = False) -> Stored:
-    """What `save` would write, counted from the packed bytes themselves."""
-    return _weigh(tensors, len(pack(tensors, half=half)))
+def measure_sizes(tensors: Mapping[str, Tensor], *, half: bool = False) -> StorageSizes:
+    """Return the sizes that `save` would return, without writing a file."""
+    return _sizes(tensors, len(pack(tensors, half=half)))
 
 
 def pack(tensors: Mapping[str, Tensor], *, half: bool = False) -> bytes:
-    """The content of the file that `save` writes."""
+    """Return the content of the file that `save` writes."""
     entries, parts = [], []
     first_names: dict[Any, str] = {}
     for name, tensor in tensors.items():
-        known = first_names.setdefault(_identity(tensor), name)
-        entry, pieces = _same(name, tensor, known) if known != name else _smallest(name, tensor, half)
+        known = first_names.setdefault(_storage_key(tensor), name)
+        entry, pieces = _tied(name, tensor, known) if known != name else _encode(name, tensor, half)
         entries.append(entry)
         parts += pieces
     data = torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8)
@@ -123,65 +132,65 @@ def pack(tensors: Mapping[str, Tensor], *, half: bool = False) -> bytes:
 
 
 def unpack(content: bytes) -> dict[str, Tensor]:
-    """The tensors of a file's content. Raises PruningError if it is not what `pack` makes, or damaged."""
+    """Return the tensors of the content of a file. Raises PruningError if it is damaged or not from `pack`."""
     entries, data = _read(content)
     tensors: dict[str, Tensor] = {}
     offset = 0
     for entry in entries:
-        end = offset + entry.place_bytes + entry.value_bytes
+        end = offset + entry.index_bytes + entry.value_bytes
         try:
             tensors[entry.name] = _restore(entry, data[offset:end], tensors)
         except (RuntimeError, ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-            raise PruningError(f"The tensor {entry.name} is damaged: store it again.") from error
+            raise PruningError(f"The tensor {entry.name} is damaged. Export the network again.") from error
         offset = end
     return tensors
 
 
-def _weigh(tensors: Mapping[str, Tensor], stored_bytes: int) -> Stored:
-    once = {_identity(tensor): (name, tensor) for name, tensor in tensors.items()}
+def _sizes(tensors: Mapping[str, Tensor], stored_bytes: int) -> StorageSizes:
+    once = {_storage_key(tensor): (name, tensor) for name, tensor in tensors.items()}
     distinct = {name: tensor.detach().cpu().contiguous() for name, tensor in once.values()}
     nonzero = sum(int(tensor.count_nonzero()) * tensor.element_size() for tensor in distinct.values())
-    return Stored(len(to_safetensors(distinct)), nonzero, stored_bytes)
+    return StorageSizes(len(to_safetensors(distinct)), nonzero, stored_bytes)
 
 
-def _identity(tensor: Tensor) -> Hashable:
-    """Equal for two names of one tensor; an empty tensor has no memory to tell it by."""
+def _storage_key(tensor: Tensor) -> Hashable:
+    """Return a key that is equal for tied tensors only; empty tensors have no address, so their keys are unique."""
     return (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else object()
 
 
-def _same(name: str, tensor: Tensor, known: str) -> tuple[Entry, list[Tensor]]:
+def _tied(name: str, tensor: Tensor, known: str) -> tuple[TensorEntry, list[Tensor]]:
     kind = _type_name(name, tensor)
-    return Entry(name, kind, kind, tuple(tensor.shape), "same", 0, known), []
+    return TensorEntry(name, kind, kind, tuple(tensor.shape), "same", 0, known), []
 
 
-def _smallest(name: str, tensor: Tensor, half: bool) -> tuple[Entry, list[Tensor]]:
+def _encode(name: str, tensor: Tensor, half: bool) -> tuple[TensorEntry, list[Tensor]]:
     kind = _type_name(name, tensor)
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     if half:
         flat = _rounded(flat)
-    places = flat.view(BITS[flat.element_size()]).nonzero().reshape(-1)
-    gaps = places.diff(prepend=torch.tensor([-1])) - 1
+    indices = flat.view(BITS[flat.element_size()]).nonzero().reshape(-1)
+    gaps = indices.diff(prepend=torch.tensor([-1])) - 1
     widest = int(gaps.max()) if len(gaps) else 0
-    gap_form = next(form for form, dtype in GAPS.items() if widest <= torch.iinfo(dtype).max)
+    gap_encoding = next(encoding for encoding, dtype in GAPS.items() if widest <= torch.iinfo(dtype).max)
     shape, stored = tuple(tensor.shape), str(flat.dtype).removeprefix("torch.")
     candidates = [
-        Entry(name, kind, stored, shape, "dense", flat.numel()),
-        Entry(name, kind, stored, shape, "bitmask", len(places)),
-        Entry(name, kind, stored, shape, gap_form, len(places)),
+        TensorEntry(name, kind, stored, shape, "dense", flat.numel()),
+        TensorEntry(name, kind, stored, shape, "bitmask", len(indices)),
+        TensorEntry(name, kind, stored, shape, gap_encoding, len(indices)),
     ]
-    entry = min(candidates, key=lambda candidate: candidate.place_bytes + candidate.value_bytes)
-    if entry.form == "dense":
+    entry = min(candidates, key=lambda candidate: candidate.index_bytes + candidate.value_bytes)
+    if entry.encoding == "dense":
         return entry, [_as_bytes(flat)]
-    where = _bitmask(places, flat.numel()) if entry.form == "bitmask" else gaps.to(GAPS[entry.form])
-    return entry, [_as_bytes(where), _as_bytes(flat[places])]
+    where = _bitmask(indices, flat.numel()) if entry.encoding == "bitmask" else gaps.to(GAPS[entry.encoding])
+    return entry, [_as_bytes(where), _as_bytes(flat[indices])]
 
 
 def _type_name(name: str, tensor: Tensor) -> str:
     kind = str(tensor.dtype).removeprefix("torch.")
     if kind not in TYPES or tensor.layout != torch.strided:
         raise PruningError(
-            f"The tensor {name} is {kind}, {tensor.layout}, and can't be stored: "
-            f"strided tensors of {', '.join(TYPES)} can."
+            f"The tensor {name} is {kind} ({tensor.layout}), which cannot be stored. "
+            f"Convert it to a strided tensor of {', '.join(TYPES)}."
         )
     return kind
 
@@ -197,49 +206,49 @@ def _as_bytes(flat: Tensor) -> Tensor:
     return flat.view(torch.uint8)
 
 
-def _bitmask(places: Tensor, count: int) -> Tensor:
+def _bitmask(indices: Tensor, count: int) -> Tensor:
     bits = torch.zeros(-(-count // 8) * 8, dtype=torch.uint8)
-    bits[places] = 1
+    bits[indices] = 1
     return (bits.view(-1, 8) << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 
 
-def _bits(mask: Tensor, count: int) -> Tensor:
+def _set_bits(mask: Tensor, count: int) -> Tensor:
     bits = (mask.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
     return bits.view(-1)[:count].nonzero().view(-1)
 
 
-def _restore(entry: Entry, data: Tensor, earlier: Mapping[str, Tensor]) -> Tensor:
-    if entry.form == "same":
+def _restore(entry: TensorEntry, data: Tensor, earlier: Mapping[str, Tensor]) -> Tensor:
+    if entry.encoding == "same":
         return earlier[entry.same_as].view(entry.shape)
-    values = data[entry.place_bytes :].clone().view(TYPES[entry.stored_type])
-    if entry.form == "dense":
+    values = data[entry.index_bytes :].clone().view(TYPES[entry.stored_type])
+    if entry.encoding == "dense":
         flat = values
     else:
         flat = torch.zeros(prod(entry.shape), dtype=values.dtype)
-        places = _places(entry, data[: entry.place_bytes].clone(), flat.numel())
-        flat.view(BITS[flat.element_size()])[places] = values.view(BITS[flat.element_size()])
+        indices = _indices(entry, data[: entry.index_bytes].clone(), flat.numel())
+        flat.view(BITS[flat.element_size()])[indices] = values.view(BITS[flat.element_size()])
     return flat.to(TYPES[entry.type]).view(entry.shape)
 
 
-def _places(entry: Entry, where: Tensor, count: int) -> Tensor:
-    if entry.form == "bitmask":
-        return _bits(where, count)
-    return (where.view(GAPS[entry.form]).to(torch.int64) + 1).cumsum(0) - 1
+def _indices(entry: TensorEntry, stored: Tensor, count: int) -> Tensor:
+    if entry.encoding == "bitmask":
+        return _set_bits(stored, count)
+    return (stored.view(GAPS[entry.encoding]).to(torch.int64) + 1).cumsum(0) - 1
 
 
-def _entry(row: list[Any]) -> Entry:
-    name, kind, stored, shape, form, values, same_as = row
-    return Entry(name, kind, stored, tuple(shape), form, values, same_as)
+def _entry(row: list[Any]) -> TensorEntry:
+    name, kind, stored, shape, encoding, values, same_as = row
+    return TensorEntry(name, kind, stored, tuple(shape), encoding, values, same_as)
 
 
-def _read(content: bytes) -> tuple[list[Entry], Tensor]:
-    wrong = "not a file of sparse tensors, or a damaged one: store the network again."
+def _read(content: bytes) -> tuple[list[TensorEntry], Tensor]:
+    wrong = "not a file of sparse tensors, or damaged. Export the network again."
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         about = header["__metadata__"]
         entries = [_entry(row) for row in json.loads(about["layout"])]
         data = from_safetensors(content)["data"].reshape(-1).view(torch.uint8)
-        total = sum(entry.place_bytes + entry.value_bytes for entry in entries)
+        total = sum(entry.index_bytes + entry.value_bytes for entry in entries)
     except (ValueError, KeyError, TypeError, OverflowError, SafetensorError) as error:
         raise PruningError(wrong) from error
     if {key: about.get(key) for key in FORMAT} != FORMAT or total != data.numel():

@@ -1,4 +1,4 @@
-"""A round of pruning on torchvision's networks: exact counts, a forward pass, and multiply-adds counted by hand."""
+"""A round of pruning on torchvision's networks: exact weight counts, a forward pass, and hand-counted MACs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pruning.measure.macs import count_macs
 from pruning.models import build
 
 SPARSITY = 0.8
-WINDOW = 7 * 7  # of a Swin transformer
+WINDOW = 7 * 7  # tokens in a window of a Swin transformer
 
 NETWORKS = {
     "resnet18": 32,
@@ -25,14 +25,14 @@ NETWORKS = {
     "densenet121": 32,
     "efficientnet_b0": 32,
     "convnext_tiny": 32,
-    "vit_b_16": 224,  # it takes no other size
+    "vit_b_16": 224,  # the only size that it accepts
     "swin_t": 224,  # its windows fit without padding
 }
 
 
 @pytest.fixture
-def products_apart() -> Iterator[None]:
-    """torch's fused transformer layers and attention off: its counter, in some versions, does not see into them."""
+def unfused_attention() -> Iterator[None]:
+    """Disable fused transformer layers and attention, whose parts torch's counter ignores in some versions."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     with sdpa_kernel(SDPBackend.MATH):
@@ -40,9 +40,9 @@ def products_apart() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(before)
 
 
-@pytest.mark.usefixtures("products_apart")
+@pytest.mark.usefixtures("unfused_attention")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_one_round_of_pruning(name: str) -> None:
+def test_a_pruned_network_has_the_exact_sparsity_finite_outputs_and_hand_counted_macs(name: str) -> None:
     torch.manual_seed(0)
     shape = (3, NETWORKS[name], NETWORKS[name])
     model = build(name, classes=10, shape=shape).eval()
@@ -51,22 +51,22 @@ def test_one_round_of_pruning(name: str) -> None:
     zeros = sum(int((~mask).sum()) for _, mask in masks.items())
     assert (masks.total, zeros) == (weights, round(SPARSITY * weights))
 
-    remaining: list[int] = []
+    nonzero_macs: list[int] = []
     for module in model.modules():
-        module.register_forward_hook(lambda *given: remaining.append(by_hand(*given)))
+        module.register_forward_hook(lambda *given: nonzero_macs.append(by_hand(*given)))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         outputs = model(torch.randn(1, *shape))
     assert outputs.shape == (1, 10)
     assert outputs.isfinite().all()
-    by_hand_once = sum(remaining)
+    by_hand_once = sum(nonzero_macs)
     counted = count_macs(model, shape)
     assert counted.macs == counter.get_total_flops() / 2
     assert counted.nonzero_macs == by_hand_once
 
 
 def by_hand(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    """Multiply-adds with a non-zero weight, and those of attention's two products, in one call of a module."""
-    if isinstance(module, nn.Conv2d):  # in groups or not: each weight once for each place of the output
+    """MACs with nonzero weights in one call of a module, and those of the two products of attention."""
+    if isinstance(module, nn.Conv2d):  # grouped or not, each weight is used once per output position
         return output.shape[2] * output.shape[3] * nonzero(module.weight)
     if isinstance(module, nn.MultiheadAttention):
         tokens, width = inputs[0].shape[1:]

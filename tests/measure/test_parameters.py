@@ -1,11 +1,11 @@
-"""Size: parameters of every kind, tied ones once, buffers not."""
+"""Parameter counts: all kinds of parameters, tied ones once, no buffers."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from pruning.measure.parameters import Size, count_parameters
+from pruning.measure.parameters import ParameterCounts, count_parameters
 
 
 def test_every_kind_of_parameter_counts_and_buffers_do_not() -> None:
@@ -17,7 +17,7 @@ def test_every_kind_of_parameter_counts_and_buffers_do_not() -> None:
 def test_zeros_of_either_sign_are_not_counted_as_nonzero() -> None:
     model = nn.Linear(3, 2, bias=False)
     model.weight.data = torch.tensor([[0.0, -0.0, 1e-45], [1.0, -2.0, 0.0]])
-    assert count_parameters(model) == Size(parameters=6, nonzero_parameters=3)
+    assert count_parameters(model) == ParameterCounts(parameters=6, nonzero_parameters=3)
     assert count_parameters(model).compression_ratio == 2.0
 
 

@@ -1,6 +1,4 @@
-"""Storage: whatever goes in comes back bit for bit, the smallest form is taken, and a damaged file is
-refused.
-"""
+"""Sparse storage: lossless, in the smallest encoding; damaged files are rejected."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
     return alike and torch.equal(first.reshape(-1).view(bits), second.reshape(-1).view(bits))
 
 
-def forms(content: bytes) -> dict[str, str]:
+def encodings(content: bytes) -> dict[str, str]:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return {row[0]: row[4] for row in json.loads(header["__metadata__"]["layout"])}
 
@@ -48,7 +46,7 @@ def lenet_at_95_percent() -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
-def test_lenet_at_95_percent_takes_a_tenth_of_the_dense_file(
+def test_a_network_at_95_percent_sparsity_needs_a_tenth_of_the_dense_file(
     lenet_at_95_percent: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     stored = storage.save(lenet_at_95_percent, tmp_path / "sparse")
@@ -64,7 +62,7 @@ def test_lenet_at_95_percent_takes_a_tenth_of_the_dense_file(
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_any_tensor_comes_back_bit_for_bit(data: st.DataObject) -> None:
+def test_any_tensor_is_restored_bit_for_bit(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(list(storage.TYPES.values())))
     shape = data.draw(st.lists(st.integers(0, 7), max_size=3))
     kept = data.draw(st.floats(0, 1))
@@ -75,13 +73,13 @@ def test_any_tensor_comes_back_bit_for_bit(data: st.DataObject) -> None:
     assert same_bits(storage.unpack(storage.pack({"weight": tensor}))["weight"], tensor)
 
 
-def test_negative_zeros_denormals_nan_and_infinity_come_back() -> None:
+def test_negative_zeros_denormals_nan_and_infinity_are_restored() -> None:
     special = torch.tensor([0.0, -0.0, 1e-45, float("nan"), float("inf"), -float("inf"), 0.0, 0.0])
     assert same_bits(storage.unpack(storage.pack({"weight": special}))["weight"], special)
 
 
 @pytest.mark.parametrize(
-    ("tensor", "form"),
+    ("tensor", "encoding"),
     [
         (torch.ones(1000), "dense"),
         (sparse(1000, 500), "bitmask"),
@@ -91,16 +89,16 @@ def test_negative_zeros_denormals_nan_and_infinity_come_back() -> None:
         (torch.zeros(1000), "gaps8"),
     ],
 )
-def test_the_smallest_form_is_taken(tensor: torch.Tensor, form: str) -> None:
+def test_each_tensor_has_the_smallest_encoding(tensor: torch.Tensor, encoding: str) -> None:
     content = storage.pack({"weight": tensor})
-    assert forms(content) == {"weight": form}
+    assert encodings(content) == {"weight": encoding}
     assert same_bits(storage.unpack(content)["weight"], tensor)
 
 
-def test_places_by_hand() -> None:
+def test_the_bytes_of_a_bitmask_equal_a_hand_encoding() -> None:
     content = storage.pack({"mask": torch.tensor([0, 3, 0, 0, 5], dtype=torch.uint8)})
-    # bit mask 0b10010 beats two gaps of one byte each: three bytes in all, the values 3 and 5 last
-    assert forms(content) == {"mask": "bitmask"}
+    # The bitmask 0b10010 is smaller than two gaps of one byte each: three bytes in all, the values 3 and 5 last.
+    assert encodings(content) == {"mask": "bitmask"}
     assert content[-3:] == bytes([0b10010, 3, 5])
 
 
@@ -111,7 +109,7 @@ def test_tied_tensors_are_stored_once() -> None:
     assert same_bits(storage.unpack(twice)["decoder"], weight)
 
 
-def test_half_rounds_to_float16_and_gives_back_the_type() -> None:
+def test_half_rounds_to_float16_and_restores_the_dtype() -> None:
     weight = sparse(4000, 400) * 0.1
     packed = storage.pack({"weight": weight, "steps": torch.tensor(3)}, half=True)
     loaded = storage.unpack(packed)
@@ -120,23 +118,23 @@ def test_half_rounds_to_float16_and_gives_back_the_type() -> None:
     assert len(storage.pack({"weight": weight})) - len(packed) > 700
 
 
-def test_half_keeps_a_tensor_whose_numbers_are_too_large_for_it() -> None:
+def test_half_does_not_round_tensors_with_values_too_large_for_float16() -> None:
     large = torch.tensor([1e6, 1.0001])
     assert same_bits(storage.unpack(storage.pack({"variance": large}, half=True))["variance"], large)
 
 
-def test_a_tensor_on_its_side_keeps_its_order() -> None:
+def test_a_transposed_tensor_keeps_its_order() -> None:
     weight = torch.arange(12.0).view(3, 4).t()
     assert same_bits(storage.unpack(storage.pack({"weight": weight}))["weight"], weight.contiguous())
 
 
-def test_types_that_cannot_be_stored_are_refused_by_name() -> None:
-    with pytest.raises(PruningError, match=r"angles is complex64"):
+def test_a_complex_tensor_is_rejected_with_its_name_and_dtype() -> None:
+    with pytest.raises(PruningError, match="angles is complex64"):
         storage.pack({"angles": torch.zeros(2, dtype=torch.complex64)})
 
 
-def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(PruningError, match="No such file"):
+def test_a_missing_file_is_rejected_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(PruningError, match=r"absent .*No such file"):
         storage.load(tmp_path / "absent")
 
 
@@ -149,15 +147,15 @@ def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
         save({"weight": torch.zeros(3)}),
     ],
 )
-def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_other_files_are_rejected_with_their_path(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(content)
-    with pytest.raises(PruningError, match="not a file of sparse tensors"):
+    with pytest.raises(PruningError, match=str(tmp_path / "other")):
         storage.load(tmp_path / "other")
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 255))
-def test_a_damaged_byte_never_gives_anything_but_tensors_or_a_refusal(place: int, byte: int) -> None:
+def test_a_damaged_byte_gives_tensors_or_an_error_of_this_program(place: int, byte: int) -> None:
     content = bytearray(storage.pack({"weight": sparse(400, 60), "bias": torch.ones(5)}))
     content[place % len(content)] = byte
     try:
