@@ -39,7 +39,7 @@ def load(file: Path) -> None:
             return
         before = _all_entries()
         _execute(file)
-        new = {key: entry for key, entry in _all_entries().items() if before.get(key) is not entry}
+        new = {key: entry for key, entry in _all_entries().items() if _is_new(entry, before.get(key), file)}
         for kind, name in new:
             existing = before.get((kind, name))
             if existing is not None and existing.module != _module_name(file):
@@ -51,6 +51,13 @@ def load(file: Path) -> None:
                 f"--plugin {file} registers nothing. Decorate a function, for example with @SCORES.register(...)."
             )
         _loaded[file.resolve()] = digest
+
+
+def _is_new(entry: Entry[Any], existing: Entry[Any] | None, file: Path) -> bool:
+    """Whether the plugin registered it. A module that the plugin imports registers its own entries a second time."""
+    if existing is None or entry.module == _module_name(file):
+        return entry is not existing
+    return entry.module != existing.module
 
 
 def _digest(file: Path) -> str:

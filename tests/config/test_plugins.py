@@ -50,6 +50,37 @@ def test_a_score_from_a_plugin_prunes_and_is_listed(cli: Cli, tmp_path: Path) ->
     assert "mine" in listed
 
 
+OWN_STATISTIC = '''
+import torch
+
+from pruning.core.statistics.gradients import gradients
+from pruning.registry import SCORES, STATISTICS
+
+
+@STATISTICS.register("gradient noise")
+def gradient_noise(model, layers, batches, loss):
+    per_batch = [gradients(model, layers, [batch], loss) for batch in batches]
+    return {layer.name: torch.stack([one[layer.name] for one in per_batch]).std(0) for layer in layers}
+
+
+@SCORES.register("noise", statistics=("gradient noise",), elementwise=True, source="mine")
+def noise(weights):
+    """abs(w) x the standard deviation of dL/dw over the batches"""
+    return weights.value.abs() * weights["gradient noise"]
+'''
+
+
+def test_a_plugin_registers_a_score_and_its_statistic_and_imports_one_of_the_program(
+    cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "my_scores.py").write_text(OWN_STATISTIC)
+    done = cli("--dry-run", "--plugin", "my_scores.py", "--method", "layer_noise", "--measure-seconds", "0")
+    assert done.returncode == 0, done.stderr
+    assert len(read_result(only_run(tmp_path / "runs"))["rounds"]) == 3
+    listed = cli("list", "scores", "--plugin", "my_scores.py").stdout
+    assert any(line.startswith("noise ") and "gradient noise" in line for line in listed.splitlines())
+
+
 def test_plugins_with_different_contents_make_different_runs(cli: Cli, tmp_path: Path) -> None:
     arguments = (
         "--dry-run",
