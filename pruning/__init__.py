@@ -1,7 +1,7 @@
-"""Neural-network pruning: ``prune`` removes weights from a model, ``Masks`` says which and keeps them removed.
+"""Neural-network pruning: `prune` removes weights from a model and returns `Masks`, which keep them removed.
 
-Where a method goes by the training before it, ``accumulate`` adds up what it goes by.
-Importing this package imports no torch; the names below bring it along when they are first used.
+`accumulate` sums statistics during training, for methods whose scores need them (movement).
+Importing this package does not import torch; the first use of these names does.
 """
 
 from __future__ import annotations

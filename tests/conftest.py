@@ -29,6 +29,7 @@ from forked import MAIN, ForkedProcess
 
 from pruning.errors import InterruptedRunError
 from pruning.experiment.events import Event
+from pruning.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,6 +52,7 @@ SHORT_RUN = (
     "0",
 )
 
+Register = Callable[..., Callable[[Any], Any]]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -136,6 +138,20 @@ def run_with_interruptions(checks: int, run: Callable[[SilentObserver], Any]) ->
             continue
         return interruptions
     raise AssertionError("the run does not end after 1000 interruptions")
+
+
+@pytest.fixture
+def register() -> Iterator[Register]:
+    """`register(REGISTRY, name, **attributes)` is REGISTRY.register(...), undone after the test."""
+    registered: list[tuple[Registry[Any], str]] = []
+
+    def decorator(registry: Registry[Any], name: str, **attributes: Any) -> Callable[[Any], Any]:
+        registered.append((registry, name))
+        return registry.register(name, **attributes)
+
+    yield decorator
+    for registry, name in registered:
+        registry.unregister(name)
 
 
 def masks_of(

@@ -1,1 +1,1 @@
-"""The paper's axes, one file each: structure, scoring, allocation, scheduling, fine-tuning."""
+"""The axes of a pruning method, one file each: structure, scoring, allocation, scheduling, fine-tuning."""

@@ -179,7 +179,7 @@ def second_order(weights: Weights) -> Tensor:
     source="Sanh et al. 2020, arXiv 2005.07683",
 )
 def movement(weights: Weights) -> Tensor:
-    """- the sum of w x dL/dw over the training steps since the last pruning: weights that move to zero go first
+    """- the sum of w x dL/dw over the training steps since the last pruning: low for weights that move to zero
 
     The steps are those of the last round's fine-tuning, and for the first pruning those of the dense training (with
     --weights or --pretrained, the fine-tuning of the paper). If fine-tuning starts from other weights (rewind, reinit),

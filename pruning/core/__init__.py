@@ -1,1 +1,4 @@
-"""Pruning of any `nn.Module`: layers, masks, exact selection, statistics that scores need, groups."""
+"""Pruning of any `nn.Module`.
+
+`prune` shows the algorithm from top to bottom: layers, budgets, groups, scores, masks, corrections. Each has a module.
+"""

@@ -38,7 +38,7 @@ def optimal_brain_surgeon(weights: Weights, kept: Tensor) -> Tensor:
 def _corrected_blocks(inverse: Tensor, values: Tensor, pruned: Tensor) -> Tensor:
     """Return blocks (blocks, size) without the pruned weights, given F^-1 (blocks, size, size)."""
     factor = pruned.float()
-    # [F^-1][Q, Q] padded with the identity, so that all blocks are solved in one call, whatever the size of Q.
+    # [F^-1][Q, Q] padded with the identity, so that blocks with any Q are solved in one call.
     only_pruned = inverse * factor[:, :, None] * factor[:, None, :] + torch.diag_embed(1 - factor)
     cholesky, failed = torch.linalg.cholesky_ex(only_pruned)
     multipliers = torch.cholesky_solve((values * factor)[:, :, None], cholesky)

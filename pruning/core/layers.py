@@ -1,8 +1,8 @@
-"""Which parameters of a model are prunable.
+"""Find the prunable parameters of a model.
 
-By default the weights of convolution (1d, 2d, 3d, transposed), linear, attention-projection and recurrent layers;
-never biases or normalisation, and not the classifier (the last registered linear or convolution layer) unless asked.
-A layer that is passed as the model itself is pruned itself.
+By default these are the weights of convolution (1d, 2d, 3d, transposed), linear, attention-projection and recurrent
+layers, without the classifier (the last registered linear or convolution layer). Biases and normalisations are not
+prunable. A layer can be the model itself.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj
 
 @dataclass(frozen=True)
 class Layer:
-    """One prunable parameter: its name as in the state dict, and the module that holds it.
+    """A prunable parameter.
 
-    `kind` is "conv", "linear", "attention", "recurrent", or "other" for what only a pattern brought in;
-    `type` is the module's class name, `module` the module's name ("" when it is the model itself).
+    Attributes:
+        name: Its name in the state dict.
+        kind: "conv", "linear", "attention", "recurrent", or "other" for parameters that only a pattern includes.
+        type: Class name of its module.
+        module: Name of its module ("" if that is the model itself).
     """
 
     name: str
@@ -59,14 +62,18 @@ def prunable_layers(
     *,
     prune_classifier: bool = False,
 ) -> list[Layer]:
-    """The layers of `model` that pruning may touch, in the order in which they are registered.
+    """Return the prunable layers of `model`, in the order of registration.
 
-    `include` and `exclude` are shell patterns (fnmatch). One that matches a parameter's name brings in, or leaves
-    out, that parameter, whatever it is. One that matches a module's name stands for everything below that module: all
-    of its parameters when it excludes, its weights (never its biases) when it includes. `exclude` has the last word.
     A tied parameter is listed once, under the first name that it was registered with.
 
-    Raises PruningError for a pattern that matches nothing, and when nothing prunable is left.
+    Args:
+        include, exclude: Shell patterns (fnmatch). A pattern that matches a parameter's name includes or excludes that
+            parameter, of any kind. A pattern that matches a module's name applies to everything below that module: it
+            excludes all parameters, or includes the weights (not the biases). `exclude` overrides `include`.
+        prune_classifier: Include the classifier.
+
+    Raises:
+        PruningError: a pattern that matches nothing, or no prunable layer.
     """
     layers = list(_parameters(model))
     included = _matching(model, layers, include, option="include", weights_only=True)
@@ -85,7 +92,7 @@ def prunable_layers(
 
 
 def _parameters(model: nn.Module) -> Iterator[Layer]:
-    """Every floating-point parameter under each of its names, prunable or not."""
+    """Yield every floating-point parameter under each of its names, prunable or not."""
     projections = {
         id(module.out_proj) for module in model.modules() if isinstance(module, nn.MultiheadAttention)
     }
@@ -117,7 +124,7 @@ def _kind(module: nn.Module, own_name: str) -> str:
 
 
 def _once(layers: Iterable[Layer]) -> list[Layer]:
-    """One layer for each parameter: of its names the first that is prunable in its own right, else the first."""
+    """Return one layer per parameter: under the first name of a prunable kind, else under the first name."""
     first: dict[int, Layer] = {}
     for layer in layers:
         known = first.get(id(layer.parameter))
@@ -127,7 +134,7 @@ def _once(layers: Iterable[Layer]) -> list[Layer]:
 
 
 def _classifier(model: nn.Module, layers: list[Layer]) -> nn.Parameter | None:
-    """The weight of the last linear or convolution layer, if the model is more than one layer."""
+    """Return the weight of the last linear or convolution layer; None if the model is a single layer."""
     weights = [layer for layer in layers if layer.kind != "other"]
     heads = [layer for layer in weights if layer.kind in ("conv", "linear")]
     single = len({id(layer.parameter) for layer in weights}) < 2 or any(
@@ -139,27 +146,27 @@ def _classifier(model: nn.Module, layers: list[Layer]) -> nn.Parameter | None:
 def _matching(
     model: nn.Module, layers: list[Layer], patterns: Iterable[str], *, option: str, weights_only: bool
 ) -> set[int]:
-    """The ids of the parameters that the patterns stand for."""
+    """Return the ids of the parameters that the patterns match."""
     if isinstance(patterns, str):
-        raise PruningError(f"{option} takes a list of patterns: write {option}=[{patterns!r}].")
+        raise PruningError(f"{option}={patterns!r} is not a list of patterns: write {option}=[{patterns!r}].")
     modules = [name for name, _ in model.named_modules() if name]
     matched: set[int] = set()
     for pattern in patterns:
         below = tuple(f"{name}." for name in modules if fnmatchcase(name, pattern))
         named = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
-        held = [layer for layer in layers if below and layer.name.startswith(below)]
+        inside = [layer for layer in layers if below and layer.name.startswith(below)]
         if weights_only:
-            held = [layer for layer in held if layer.kind != "other"]
-        if not named and not held:
+            inside = [layer for layer in inside if layer.kind != "other"]
+        if not named and not inside:
             raise PruningError(_no_match(option, pattern, [layer.name for layer in layers], modules))
-        matched.update(id(layer.parameter) for layer in [*named, *held])
+        matched.update(id(layer.parameter) for layer in [*named, *inside])
     return matched
 
 
 def _no_match(option: str, pattern: str, parameters: list[str], modules: list[str]) -> str:
     if pattern in modules:
         inside = [name for name in parameters if name.startswith(f"{pattern}.")]
-        instead = f"name the parameter: {', '.join(inside[:4])}" if inside else "it has no parameters"
+        instead = f"give a parameter: {', '.join(inside[:4])}" if inside else "it has no parameters"
         return f"{option} pattern {pattern!r} is a module without prunable weights; {instead}."
     near = difflib.get_close_matches(pattern, [*modules, *parameters], n=3, cutoff=0.5)
     hint = (
@@ -169,15 +176,15 @@ def _no_match(option: str, pattern: str, parameters: list[str], modules: list[st
 
 
 def _refuse_computed_weights(model: nn.Module, exclude: Iterable[str]) -> None:
-    """A weight that is computed anew for every forward can't be removed, and leaving it out would be silent."""
+    """Raise PruningError for weights that are computed in every forward pass: they cannot be pruned."""
     for name, module in model.named_modules():
         if not isinstance(module, (*CONVOLUTIONS, nn.Linear)) or "weight" in module._parameters:
             continue
         weight = _join(name, "weight")
         if not any(fnmatchcase(weight, pattern) or fnmatchcase(name, pattern) for pattern in exclude):
             raise PruningError(
-                f"{weight} is not a parameter but computed by a hook or parametrisation, so that it can't be pruned: "
-                f"make it permanent first (torch.nn.utils.prune.remove, remove_parametrizations), or exclude {name!r}."
+                f"{weight} is not a parameter but computed by a hook or parametrisation, and cannot be pruned: "
+                f"make it permanent (torch.nn.utils.prune.remove, remove_parametrizations), or exclude {name!r}."
             )
 
 
@@ -185,7 +192,7 @@ def _nothing_prunable(model: nn.Module, layers: list[Layer]) -> str:
     found = ", ".join(layer.name for layer in layers[:4]) or "no parameters at all"
     return (
         f"{type(model).__name__} has no prunable weights (convolution, linear, attention or recurrent layers that are "
-        f"not excluded); it has {found}: use include to bring in others by name."
+        f"not excluded). It has {found}: include parameters by name."
     )
 
 
@@ -194,7 +201,7 @@ def _join(module_name: str, own_name: str) -> str:
 
 
 def input_width(module: nn.Module) -> int:
-    """Input features of a linear layer, input channels of a convolution."""
+    """Return the input features of a linear layer or the input channels of a convolution."""
     width = module.in_features if isinstance(module, nn.Linear) else module.in_channels
     assert isinstance(width, int)
     return width

@@ -46,7 +46,7 @@ class PruneOptions:
         include, exclude: Patterns of parameters to prune besides, or instead of, the default (`prunable_layers`).
         seed: For scores that draw at random.
         structure: Which weights form a group that is removed together (`list structures`).
-        floor: Fraction of its weights that every layer keeps, whatever their scores.
+        floor: Fraction of its weights that every layer keeps, even those with low scores.
         prune_classifier: Prune the last layer too.
     """
 

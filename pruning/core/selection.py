@@ -4,7 +4,8 @@ In each budget the groups with the lowest scores are removed, as many as bring t
 the budget. Ties are broken by layer and then by position: the first group is removed first.
 
 For single weights this is exact and has a fast path (`topk`): the scores are streamed, and neither a copy of all of
-them nor a sort is needed. The result is the same as that of the general path.
+them nor a sort is needed. The result is that of the general path; only weights that are zero without a mask count
+towards the budget, but are not removed beyond it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -180,6 +180,16 @@ def test_saved_and_loaded_masks_hold_too(tmp_path: Path) -> None:
     loaded.apply(another).hold(optimizer)
     train(another, optimizer)
     assert removed_are_zero(another, loaded)
+
+
+def test_dependent_masks_keep_their_names_in_files(tmp_path: Path) -> None:
+    """The prefix is part of the file format: files that were written before must stay readable."""
+    masks = {"weight": torch.tensor([[True, False]]), "along:bias": torch.tensor([False])}
+    save_file(masks, tmp_path / "masks.safetensors", metadata={"format": "pruning masks 1"})
+    loaded = Masks.load(tmp_path / "masks.safetensors")
+    assert (list(loaded), list(loaded.dependent_masks), loaded.total) == (["weight"], ["bias"], 2)
+    loaded.save(tmp_path / "again.safetensors")
+    assert load_file(tmp_path / "again.safetensors").keys() == masks.keys()
 
 
 def test_an_optimizer_of_another_model_is_refused() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
 from inspect import signature
 from typing import Any
 
 import pytest
 import torch
-from conftest import masks_of, scoring_arguments
+from conftest import Register, masks_of, scoring_arguments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -21,8 +20,6 @@ from pruning.axes.methods import check, names, split
 from pruning.axes.scoring import Weights
 from pruning.core.layers import prunable_layers
 from pruning.registry import SCORES
-
-RegisterScore = Callable[..., Callable[..., Any]]
 
 
 def goes_with_weights(method: str) -> bool:
@@ -311,22 +308,8 @@ def test_random_depends_on_the_seed_alone() -> None:
 # User-defined scores
 
 
-@pytest.fixture
-def register_score() -> Iterator[RegisterScore]:
-    """`SCORES.register`, undone after the test."""
-    names: list[str] = []
-
-    def register(name: str, **attributes: Any) -> Callable[..., Any]:
-        names.append(name)
-        return SCORES.register(name, **attributes)
-
-    yield register
-    for name in names:
-        SCORES.unregister(name)
-
-
-def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(register_score: RegisterScore) -> None:
-    @register_score("row_share", elementwise=False, source="this test")
+def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(register: Register) -> None:
+    @register(SCORES, "row_share", elementwise=False, source="this test")
     def row_share(weights: Weights) -> Tensor:
         return weights.value.abs() / weights.value.abs().sum(1, keepdim=True)
 
@@ -340,8 +323,8 @@ def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(register_score: Reg
     assert kept(masks_of(model, "global_row_share", count=2, masks=earlier)) == [[True, False, True, False]]
 
 
-def test_a_score_that_hands_back_the_weights_does_no_harm(register_score: RegisterScore) -> None:
-    @register_score("signed", elementwise=True, source="this test")
+def test_a_score_that_hands_back_the_weights_does_no_harm(register: Register) -> None:
+    @register(SCORES, "signed", elementwise=True, source="this test")
     def signed(weights: Weights) -> Tensor:
         return weights.value
 
@@ -351,11 +334,11 @@ def test_a_score_that_hands_back_the_weights_does_no_harm(register_score: Regist
 
 
 @pytest.mark.parametrize("structure", ["weight", "filter"])
-def test_a_score_that_works_in_place_does_no_harm(structure: str, register_score: RegisterScore) -> None:
+def test_a_score_that_works_in_place_does_no_harm(structure: str, register: Register) -> None:
     if structure == "filter":
         pytest.importorskip("torch_pruning", reason="the extra shrink is not installed")
 
-    @register_score("in_place", source="this test")
+    @register(SCORES, "in_place", source="this test")
     def in_place(weights: Weights) -> Tensor:
         return weights.value.abs_()
 

@@ -17,9 +17,11 @@ from torch.nn.utils import prune as torch_prune
 import pruning
 from pruning import Masks, PruningError
 from pruning.axes.structure import BlockShape
+from pruning.core.budgets import min_kept
+from pruning.core.layer_scores import LayerScorer
 from pruning.core.layers import prunable_layers
 from pruning.core.prune import check
-from pruning.core.selection import GroupScores, keep_groups, reduce_scores
+from pruning.core.selection import GroupScores, keep_groups, reduce_scores, select_groups, select_weights
 from pruning.core.statistics.channels import normalisation_scales
 from pruning.core.weight_groups import from_blocks, to_blocks, weight_groups
 
@@ -154,6 +156,32 @@ def test_what_groups_score_reduce_scores() -> None:
     assert reduce_scores(parts, "root mean square").tolist() == pytest.approx([(25 / 3) ** 0.5, 2**0.5])
     assert reduce_scores(parts, "first").tolist() == [3.0, -1.0]
     assert reduce_scores([torch.full((1, 2), 3e38)], "root mean square").tolist() == pytest.approx([3e38])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4),
+    distinct=st.sampled_from([2, 1000]),
+    fraction=st.floats(0, 1),
+    floor=st.sampled_from([0.0, 0.2]),
+    seed=st.integers(0, 99),
+)
+def test_the_fast_path_for_single_weights_has_the_result_of_the_general_path(
+    shapes: list[tuple[int, int]], distinct: int, fraction: float, floor: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(*(nn.Linear(inputs, outputs) for outputs, inputs in shapes))
+    for layer in model:
+        layer.weight.data.copy_(torch.randint(1, distinct + 1, layer.weight.shape))  # type: ignore
+    layers = prunable_layers(model, prune_classifier=True)
+    scorer = LayerScorer(layers, "mag", seed, {}, {})
+    groups = weight_groups("weight", model, layers, None)
+    removable = sum(layer.size - min_kept(floor, layer.size) for layer in layers)
+    remove = int(fraction * removable)
+    fast = select_weights({layer.name: scorer.stream(layer.name) for layer in layers}, remove, floor)
+    general = select_groups(groups, scorer, remove, floor)
+    for layer in layers:
+        assert torch.equal(fast[layer.name].view(layer.shape), general[layer.name])
 
 
 # Filters
