@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fast_selection import is_fast
 from forked import MAIN, ForkedProcess
 
 from pruning.errors import InterruptedRunError
@@ -53,6 +54,16 @@ SHORT_RUN = (
 )
 
 Register = Callable[..., Callable[[Any], Any]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `pytest -m fast` selects."""
+    for item in items:
+        if isinstance(item, pytest.Function) and is_fast(item):
+            item.add_marker(pytest.mark.fast)
+
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
