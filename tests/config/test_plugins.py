@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from pruning.experiment import records
 from pruning.experiment.run_files import RunFolder
 from pruning.experiment.runner import run
 from pruning.experiment.verification import verify
+from pruning.registry import SCORES
 
 OWN = '''
 from pruning.registry import SCORES
@@ -23,6 +26,14 @@ def signed(weights):
     """w: negative weights are removed first"""
     return weights.value
 '''
+
+
+@pytest.fixture(autouse=True)
+def unregister_plugin() -> Iterator[None]:
+    """Remove the plugin's score from this process, so that other tests do not list it."""
+    yield
+    with contextlib.suppress(KeyError):
+        SCORES.unregister("signed")
 
 
 def test_a_score_from_a_plugin_prunes_and_is_listed(cli: Cli, tmp_path: Path) -> None:
