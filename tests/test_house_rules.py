@@ -1,4 +1,4 @@
-"""Who may import whom: the table of the package's folders, read from the imports."""
+"""Rules for the code: which folder imports which, and what only one module does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pruning"
+TESTS = Path(__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {file: ast.parse(file.read_text()) for file in FILES}
+CODE = {**TREES, **{file: ast.parse(file.read_text()) for file in sorted(TESTS.rglob("*.py"))}}
+
 
 # Folder (or module at the top of the package) -> the folders that it may import, besides itself and `errors`.
 LEAVES = {"registry", "utils"}
@@ -37,34 +41,42 @@ def module_name(file: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-def imports(file: Path) -> set[str]:
-    """The project's own modules that a file imports, by name below `pruning`."""
+def imported_modules(file: Path) -> set[str]:
+    """The modules that a file imports, and the names that it imports from them, with their module."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(TREES[file]):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
-    return {name.removeprefix("pruning.") for name in found if name.startswith("pruning.")}
+    return found
+
+
+def own_imports(file: Path) -> set[str]:
+    """The modules of the package that a file imports, by name below `pruning`."""
+    return {name.removeprefix("pruning.") for name in imported_modules(file) if name.startswith("pruning.")}
 
 
 def folder(module: str) -> str:
     return module.split(".")[0]
 
 
-IMPORTS = {module_name(file): imports(file) for file in FILES}
+def location(file: Path, node: ast.stmt | ast.expr) -> str:
+    return f"{file.relative_to(TESTS.parent)}:{node.lineno}"
 
 
-@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
-def test_a_folder_imports_only_what_the_table_allows(room: str) -> None:
-    # Fine-tuning policies choose a training recipe, so that one axis also imports the recipe.
-    allowed = MAY_IMPORT[room] | {room, "errors"}
-    for name, imported in IMPORTS.items():
-        if folder(name) == room:
-            recipe = {"training", "training.recipe"} if name == "axes.finetuning" else set()
-            wrong = {one for one in imported if folder(one) in MAY_IMPORT and folder(one) not in allowed}
-            wrong -= {one for one in wrong if ".".join(one.split(".")[:2]) in recipe}
-            assert not wrong, name
+IMPORTS = {module_name(file): own_imports(file) for file in FILES}
+
+
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_a_folder_imports_only_the_folders_that_the_table_allows(name: str) -> None:
+    allowed = MAY_IMPORT[name] | {name, "errors"}
+    for module, imported in IMPORTS.items():
+        if folder(module) == name:
+            forbidden = {one for one in imported if folder(one) in MAY_IMPORT and folder(one) not in allowed}
+            if module == "axes.finetuning":  # its policies choose a training recipe
+                forbidden = {one for one in forbidden if not one.startswith("training.recipe")}
+            assert not forbidden, module
 
 
 def test_every_folder_of_the_package_is_in_the_table() -> None:
@@ -79,20 +91,52 @@ def test_axis_modules_never_import_one_another() -> None:
         assert not IMPORTS[f"axes.{axis}"] & others, axis
 
 
-def test_only_the_command_line_prints() -> None:
+def test_only_the_command_line_prints_or_imports_what_draws_on_the_terminal() -> None:
+    found = []
     for file in FILES:
-        calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
-        prints = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
-        assert not prints, file
+        if folder(module_name(file)) in {"cli", "__main__"}:
+            continue
+        found += [
+            location(file, node)
+            for node in ast.walk(TREES[file])
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        ]
+        found += [str(file) for name in imported_modules(file) if name.split(".")[0] in {"rich", "typer"}]
+    assert not found
 
 
-def test_only_run_files_names_the_files_of_a_run() -> None:
+def test_only_run_files_has_the_names_of_the_files_of_a_run() -> None:
     names = {"result.json", "events.jsonl", "config.yaml", "model.safetensors", "masks.safetensors"}
+    names |= {".dense", ".rounds", ".sweeps", ".locks"}
+    found = [
+        f"{location(file, node)} {node.value}"
+        for file in FILES
+        if module_name(file) != "experiment.run_files"
+        for node in ast.walk(TREES[file])
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if node.value in names
+    ]
+    assert not found
+
+
+def test_no_function_rebinds_variables_of_the_function_around_it() -> None:
+    found = [
+        location(file, node)
+        for file, tree in CODE.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Nonlocal)
+    ]
+    assert not found
+
+
+def test_no_string_is_executed_and_no_attribute_name_is_composed() -> None:
+    """No exec and eval, and no getattr with an f-string or a sum of strings."""
+    found = []
     for file in FILES:
-        strings = {
-            node.value
-            for node in ast.walk(ast.parse(file.read_text()))
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-        if file.stem != "run_files":
-            assert not strings & names, file
+        for node in ast.walk(TREES[file]):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            composed = any(isinstance(argument, ast.JoinedStr | ast.BinOp) for argument in node.args[1:2])
+            if node.func.id in {"exec", "eval"} or (node.func.id == "getattr" and composed):
+                found.append(location(file, node))
+    assert not found
