@@ -24,6 +24,9 @@ from pruning.config.options import (
 from pruning.registry import FINETUNINGS, SCHEDULES
 from pruning.utils.digests import digest, file_digest
 
+# Spellings in the digest of a run's name: those of the first version, so that a command still finds its earlier run.
+HASHED_SPELLINGS = {"continue": "go_on"}
+
 
 class RunConfig(
     OutputOptions,
@@ -120,7 +123,8 @@ class RunConfig(
         words = [self.dataset, self.arch_slug(), self.method, self._target_slug(), f"seed{self.seed}"]
         if self.structure != "weight":
             words.insert(3, self.structure.replace(":", "of"))
-        words.append(digest(self.config_key())[:8])
+        key = {**self.config_key(), "finetune": HASHED_SPELLINGS.get(self.finetune, self.finetune)}
+        words.append(digest(key)[:8])
         if self.dry_run:
             words.insert(0, "dry-run")
         return "-".join(words)

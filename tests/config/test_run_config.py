@@ -74,3 +74,13 @@ def test_a_resolved_configuration_cannot_be_changed() -> None:
 def test_a_configuration_refuses_unknown_fields() -> None:
     with pytest.raises(ValueError, match="epochz"):
         RunConfig.model_validate({"epochz": 3})
+
+
+@pytest.mark.parametrize(
+    ("options", "digest"),
+    [({}, "7b6707b9"), ({"finetune": "go_on"}, "7b6707b9"), ({"finetune": "rewind"}, "a273fea3")],
+)
+def test_a_command_has_the_run_name_that_the_first_version_gave_it(
+    options: dict[str, Any], digest: str
+) -> None:
+    assert resolve(options).run_name() == f"fashion_mini-my-global_mag-sparsity0.9-seed0-{digest}"
