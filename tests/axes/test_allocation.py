@@ -26,7 +26,7 @@ from pruning.registry import ALLOCATIONS
 LAYERS = [LayerSize("a", 10), LayerSize("b", 5), LayerSize("c", 1)]
 
 
-def test_global_is_one_group_that_loses_the_rounded_fraction() -> None:
+def test_global_is_one_budget_of_the_rounded_fraction() -> None:
     assert whole_network(LAYERS, SparsityTarget(sparsity=0.9)) == [LayerBudget(("a", "b", "c"), 14)]  # 14.4
 
 
@@ -38,13 +38,13 @@ def test_layerwise_rounds_in_every_layer() -> None:
     ]  # 3, 1.5, 0.3
 
 
-def test_a_count_is_for_the_network_or_for_each_layer_and_empties_what_is_smaller() -> None:
+def test_a_count_applies_to_the_network_or_to_each_layer_and_is_at_most_its_size() -> None:
     assert whole_network(LAYERS, SparsityTarget(count=7)) == [LayerBudget(("a", "b", "c"), 7)]
     assert whole_network(LAYERS, SparsityTarget(count=70)) == [LayerBudget(("a", "b", "c"), 16)]
     assert [budget.remove for budget in per_layer(LAYERS, SparsityTarget(count=7))] == [7, 5, 1]
 
 
-def test_more_weights_than_32_bits_can_count() -> None:
+def test_budgets_exceed_32_bits() -> None:
     assert (
         whole_network([LayerSize("a", 3 << 33)], SparsityTarget(count=(3 << 33) - 1))[0].remove
         == (3 << 33) - 1
@@ -53,25 +53,25 @@ def test_more_weights_than_32_bits_can_count() -> None:
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.5, math.nan, math.inf])
-def test_a_sparsity_is_a_fraction(sparsity: float) -> None:
+def test_a_sparsity_that_is_not_a_fraction_is_refused(sparsity: float) -> None:
     with pytest.raises(PruningError, match="from 0 to 1"):
         SparsityTarget(sparsity=sparsity)
 
 
 @pytest.mark.parametrize("count", [-1, 2.5])
-def test_a_count_is_a_whole_number(count: float) -> None:
+def test_a_count_that_is_not_a_whole_number_is_refused(count: float) -> None:
     with pytest.raises(PruningError, match=r"Count .* whole number"):
         SparsityTarget(count=count)  # type: ignore[arg-type]
 
 
-def test_an_amount_is_one_of_the_two() -> None:
+def test_a_target_without_or_with_both_sparsity_and_count_is_refused() -> None:
     for both in ({}, {"sparsity": 0.5, "count": 3}):
         with pytest.raises(PruningError, match="exactly one"):
             SparsityTarget(**both)
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS.names())
-def test_every_allocation_covers_every_layer_once_and_never_asks_for_too_much(name: str) -> None:
+def test_every_allocation_covers_every_layer_once_within_its_size(name: str) -> None:
     sizes = {layer.name: layer.size for layer in LAYERS}
     spared = name == "uniform_plus"
     most = [] if spared else [SparsityTarget(sparsity=1.0), SparsityTarget(count=99)]
@@ -94,7 +94,7 @@ NET = [
 ]
 
 
-def test_the_fractions_of_the_teaching_program() -> None:
+def test_fractions_by_kind_of_layer_as_in_the_teaching_program() -> None:
     target = SparsityTarget(by_layer=read_by_layer("conv=0.2 linear=0.4"))
     assert [budget.remove for budget in per_layer(NET, target)] == [11, 173, 19_200, 4_032]
     assert whole_network(NET, target) == [
@@ -103,7 +103,7 @@ def test_the_fractions_of_the_teaching_program() -> None:
     ]
 
 
-def test_the_last_pattern_that_fits_holds_and_names_go_without_weight() -> None:
+def test_the_last_matching_pattern_applies_and_names_match_without_weight() -> None:
     target = SparsityTarget(by_layer={"*": 0.0, "fc*": 0.5, "fc2": 1.0})
     assert {budget.layers[0]: budget.remove for budget in per_layer(NET, target)} == {
         "conv1.weight": 0,
@@ -123,12 +123,12 @@ def test_the_last_pattern_that_fits_holds_and_names_go_without_weight() -> None:
         ("conv=nan", "Sparsity nan is not a fraction"),
     ],
 )
-def test_fractions_by_layer_that_cannot_be_read(text: str, message: str) -> None:
+def test_malformed_fractions_by_layer_are_refused(text: str, message: str) -> None:
     with pytest.raises(PruningError, match=message):
         read_by_layer(text)
 
 
-def test_a_pattern_that_fits_nothing_and_a_layer_without_one_are_refused() -> None:
+def test_a_pattern_without_layer_and_a_layer_without_pattern_are_refused() -> None:
     with pytest.raises(PruningError, match=r"Unknown layer or kind of layer 'lineer'\. Did you mean linear"):
         per_layer(NET, SparsityTarget(by_layer={"*": 0.1, "lineer": 0.5}))
     with pytest.raises(PruningError, match=r"conv1\.weight \(conv\)"):
@@ -138,7 +138,7 @@ def test_a_pattern_that_fits_nothing_and_a_layer_without_one_are_refused() -> No
             divides(NET, SparsityTarget(by_layer={"*": 0.5}))
 
 
-def test_the_first_layer_is_spared_and_the_others_lose_its_part() -> None:
+def test_uniform_plus_keeps_the_first_layer_dense_and_the_others_lose_its_share() -> None:
     assert uniform_except_first(
         LAYERS, SparsityTarget(sparsity=0.25)
     ) == [  # 4 of 16 weights: 4 x 5/6 and 4 x 1/6
@@ -157,7 +157,7 @@ def test_erdos_renyi_kernel_by_hand() -> None:
     assert [budget.remove for budget in budgets] == [80, 260, 840]
 
 
-def test_erdos_renyi_kernel_leaves_small_layers_dense() -> None:
+def test_erdos_renyi_kernel_keeps_small_layers_dense() -> None:
     """16 weights in `a` for 8 dimensions; 210 stay of 416: e = 210 / 48 would give `a` 35, so that it stays dense."""
     layers = [LayerSize("a", 16, (4, 4)), LayerSize("b", 400, (20, 20))]
     assert [budget.remove for budget in erdos_renyi_kernel(layers, SparsityTarget(count=206))] == [0, 206]

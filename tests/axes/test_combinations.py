@@ -1,7 +1,7 @@
 """Every score with every structure and every allocation: it prunes by exact counts, or is refused with a reason.
 
-The network is `my`; what a structure does not fit there (2:4 in a layer of 6 inputs) is left out, as
-its message says. Scores that need a normalisation, which `my` has none of, have a network of their own.
+The network is `my`, without the layers that a structure does not fit (2:4 in a layer of 6 inputs). Scores that read a
+normalisation have another network, because `my` has none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pruning.models import build
 from pruning.models.vgg_cifar import STAGES
 from pruning.registry import ALLOCATIONS, SCORES, STRUCTURES
 
-SPARSITY = 0.15  # what uniform_plus can take from the second of two layers
+SPARSITY = 0.15  # what uniform_plus can remove from the second of two layers
 STRUCTURES_TO_TRY = [entry.spec.example or name for name, entry in STRUCTURES.entries().items()]
 SLOW = {"second_order": ["fc1"]}  # takes seconds on the largest layer
 NOT_FITTING = {"2:4": ["conv1", "conv2"], "block4x4": ["conv1", "conv2"]}
@@ -62,7 +62,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 
 def is_refused(method: str, structure: str) -> str | None:
-    """The reason why two choices do not go together, as registered."""
+    """Return the registered reason why a method is not defined for a structure, or None."""
     allocation, score = methods.split(method)
     entry, spec = STRUCTURES.entry(structure), SCORES.entry(score).spec
     if entry.spec.allocations and allocation not in entry.spec.allocations:
@@ -98,7 +98,7 @@ def test_every_combination_prunes_exactly_or_is_refused_with_its_reason(method: 
 
 
 def exact_or_nearest(masks: Masks, names: tuple[str, ...], remove: int, structure: str) -> None:
-    """Exactly `remove` single weights are gone; of groups so many that one more or one less is no nearer."""
+    """Exactly `remove` single weights are removed, or the number of groups that is nearest to it."""
     removed = sum(int((~masks[name]).sum()) for name in names)
     weigh = {"weight": lambda mask: 1, "filter": lambda mask: mask[0].numel(), "block4x4": lambda mask: 16}[
         structure
@@ -122,11 +122,13 @@ def exact_or_nearest(masks: Masks, names: tuple[str, ...], remove: int, structur
         ("mobilenet_v2_cifar", (3, 32, 32)),
     ],
 )
-def test_magnitude_masks_are_those_of_torch_on_five_networks(arch: str, shape: tuple[int, int, int]) -> None:
+def test_magnitude_masks_equal_those_of_torch_on_five_networks(
+    arch: str, shape: tuple[int, int, int]
+) -> None:
     torch.manual_seed(0)
     model = build(arch, classes=10, shape=shape)
     layers = prunable_layers(model)
-    # All magnitudes differ: which of equals goes first is not said by torch.
+    # All magnitudes differ, because torch does not define the order of equal ones.
     magnitudes = torch.randperm(sum(layer.size for layer in layers)).add_(1).float()
     for layer, values in zip(layers, magnitudes.split([layer.size for layer in layers]), strict=True):
         layer.parameter.data.copy_((layer.parameter.sign() * values.view(layer.shape)).detach())
@@ -188,7 +190,7 @@ def test_synflow_empties_no_layer_of_vgg16_where_one_shot_magnitude_and_snip_do(
 
     In full width it is the same. After 60 such steps at a learning rate of 0.05, at 99.9 %, SNIP leaves 4 of 14 layers
     without a weight, magnitude 3, and SynFlow 520 weights in the thinnest (vgg16_bn_cifar with these initial weights).
-    As initialised, SNIP empties none yet at 99.9 %: what SynFlow's authors published of three runs on CIFAR-100 has 4
+    As initialised, SNIP empties none at 99.9 %: three runs on CIFAR-100 that SynFlow's authors published have 4
     or 5 layers empty by magnitude and none by SNIP (85 to 160 weights left in the thinnest) or SynFlow (741 to 780); at
     99.99 % 8 by magnitude, 1 to 3 by SNIP, none by SynFlow (77 to 84).
     """

@@ -23,7 +23,7 @@ def test_every_schedule_rises_to_exactly_the_target(name: str, target: float, ro
     assert all(0 <= sparsity <= 1 for sparsity in sparsities)
 
 
-def test_geometric_keeps_the_same_fraction_of_what_is_left() -> None:
+def test_geometric_keeps_the_same_fraction_every_round() -> None:
     assert geometric(0.875, 3) == [0.5, 0.75, 0.875]
 
 
@@ -31,19 +31,19 @@ def test_linear_removes_the_same_number_every_round() -> None:
     assert linear(0.75, 3) == [0.25, 0.5, 0.75]
 
 
-def test_cubic_leaves_a_cube_of_what_is_left_to_do() -> None:
+def test_cubic_by_hand() -> None:
     assert cubic(0.8, 4) == pytest.approx([0.8 * (1 - 27 / 64), 0.8 * (1 - 8 / 64), 0.8 * (1 - 1 / 64), 0.8])
 
 
-def test_gradual_is_the_cubic_curve_over_the_prunings_inside_a_training() -> None:
+def test_gradual_equals_cubic() -> None:
     assert gradual(0.8, 5) == cubic(0.8, 5)
 
 
-def test_one_shot_removes_everything_at_once() -> None:
+def test_one_shot_prunes_to_the_target_in_one_round() -> None:
     assert one_shot(0.9, 1) == [0.9]
 
 
-def test_until_halves_what_is_left_until_a_round_fails_and_then_bisects() -> None:
+def test_until_halves_the_remaining_weights_until_a_rejected_round_and_then_bisects() -> None:
     assert until([]) == 0.5
     assert until([(0.5, True)]) == 0.75
     assert until([(0.5, True), (0.75, True)]) == 0.875
@@ -55,10 +55,10 @@ def test_until_halves_what_is_left_until_a_round_fails_and_then_bisects() -> Non
 
 
 @given(st.lists(st.booleans(), max_size=40))
-def test_until_always_tries_between_what_held_and_what_failed(outcomes: list[bool]) -> None:
+def test_until_stays_between_accepted_and_rejected_sparsities(outcomes: list[bool]) -> None:
     tried: list[tuple[float, bool]] = []
     for holds in outcomes:
         sparsity = until(tried)
-        assert max((s for s, held in tried if held), default=0) <= sparsity
-        assert sparsity <= min((s for s, held in tried if not held), default=1)
+        assert max((s for s, accepted in tried if accepted), default=0) <= sparsity
+        assert sparsity <= min((s for s, accepted in tried if not accepted), default=1)
         tried.append((sparsity, holds))

@@ -66,7 +66,7 @@ def test_second_order_and_movement_by_hand() -> None:
     assert scored("bn_scale", [-2.0, 0.5], normalisation_scale=[3.0, 8.0]) == [3.0, 8.0]
 
 
-def test_second_order_is_the_least_increase_of_the_quadratic_form() -> None:
+def test_second_order_and_its_correction_minimise_the_quadratic_form() -> None:
     """v^T F v / 2 over all v with v_Q = -w_Q, by least squares for each block; 57 weights fill a block and a bit."""
     torch.manual_seed(0)
     gradients_of = torch.randn(2, 80, 50).double()
@@ -81,12 +81,12 @@ def test_second_order_is_the_least_increase_of_the_quadratic_form() -> None:
         change[:57] = optimal_brain_surgeon(weights, kept).double() - value
         expected = torch.zeros(2, 50).double()
         for block in range(2):
-            gone = torch.zeros(50, dtype=torch.bool)
-            gone[[i - 50 * block for i in removed if i // 50 == block]] = True
-            expected[block, gone] = -value.double()[[i for i in removed if i // 50 == block]]
+            pruned = torch.zeros(50, dtype=torch.bool)
+            pruned[[i - 50 * block for i in removed if i // 50 == block]] = True
+            expected[block, pruned] = -value.double()[[i for i in removed if i // 50 == block]]
             own = fisher[block]
-            expected[block, ~gone] = torch.linalg.solve(
-                own[~gone][:, ~gone], -own[~gone][:, gone] @ expected[block, gone]
+            expected[block, ~pruned] = torch.linalg.solve(
+                own[~pruned][:, ~pruned], -own[~pruned][:, pruned] @ expected[block, pruned]
             )
         expected = expected.flatten()
         expected[57:] = 0  # there are no weights
@@ -116,7 +116,7 @@ def test_lamp_by_hand_with_ties_and_zeros() -> None:
     torch.testing.assert_close(found, torch.tensor([[4 / 17, 1 / 18, 4 / 13], [0.0, 0.0, 1.0]]))
 
 
-def test_lamp_is_the_papers_sum_written_as_a_loop() -> None:
+def test_lamp_equals_the_papers_sum_as_a_loop() -> None:
     torch.manual_seed(0)
     weights = torch.randn(6, 7)
     flat = sorted(weights.flatten().tolist(), key=abs)
@@ -147,7 +147,7 @@ def test_random_numbers_of_neighbours_and_of_layers_are_uncorrelated(lag: int) -
         assert abs(float(torch.corrcoef(torch.stack([first, other]))[0, 1])) < 0.01
 
 
-def test_random_positions_beyond_31_bits() -> None:
+def test_random_scores_differ_at_positions_beyond_31_bits() -> None:
     far = range((1 << 31) - 3, (1 << 31) + 3)
     drawn = random(Weights(torch.zeros(6), indices=far, seed=1))
     assert torch.equal(drawn, uniform(torch.tensor(list(far)), 1))
@@ -196,7 +196,7 @@ def net() -> Net:
     return net
 
 
-def test_gradients_are_those_of_the_mean_loss_over_all_samples(net: Net) -> None:
+def test_gradients_equal_those_of_the_mean_loss_over_all_samples(net: Net) -> None:
     data = batches(5, 3, 1)
     found = gradients(net, prunable_layers(net, prune_classifier=True), data)
     whole = copy.deepcopy(net).eval().requires_grad_(True)
@@ -223,7 +223,7 @@ def test_gradients_agree_with_finite_differences() -> None:
         assert float(found[row, column]) == pytest.approx((losses[0] - losses[1]) / 2e-5, abs=1e-6)
 
 
-def test_another_loss(net: Net) -> None:
+def test_gradients_of_a_user_defined_loss(net: Net) -> None:
     data = [(inputs, torch.randn(len(inputs), 3)) for inputs, _ in batches(4)]
     found = gradients(net, prunable_layers(net), data, loss=functional.mse_loss)
     whole = copy.deepcopy(net).eval()
@@ -269,7 +269,7 @@ def test_the_model_stays_as_it_is_bit_for_bit(net: Net, fails: bool) -> None:
     assert not any(parameter._post_accumulate_grad_hooks for parameter in net.parameters())
 
 
-def test_half_precision_adds_up_in_float32() -> None:
+def test_gradients_of_half_precision_are_summed_in_float32() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).bfloat16()
     found = gradients(

@@ -34,7 +34,7 @@ class OneLayer:
         ("1:3", OneLayer((5, 9), "recurrent", "LSTM"), BlockShape((1, 3), keep=1)),
     ],
 )
-def test_tiles_by_hand(name: str, layer: OneLayer, tile: BlockShape) -> None:
+def test_block_shapes_by_hand(name: str, layer: OneLayer, tile: BlockShape) -> None:
     assert STRUCTURES.get(name)(layer) == tile
 
 
@@ -64,7 +64,7 @@ def test_a_layer_that_does_not_fit_is_refused_with_the_reason(
         STRUCTURES.get(name)(layer)
 
 
-def test_the_sparsity_of_n_of_m() -> None:
+def test_n_of_m_determines_the_sparsity() -> None:
     assert (fixed_sparsity("2:4"), fixed_sparsity("1:4"), fixed_sparsity("weight")) == (0.5, 0.75, None)
     with pytest.raises(PruningError, match="N:M"):
         fixed_sparsity("N:M")

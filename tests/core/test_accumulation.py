@@ -39,7 +39,7 @@ from pruning.experiment.setup import prepare
 # The sums
 
 
-def test_movement_by_hand() -> None:
+def test_movement_by_hand_over_two_steps() -> None:
     """The loss w . x has gradient x: steps of 0.1 from (2, -1), with x = (1, 2) and then (3, 0)."""
     net = nn.Linear(2, 1, bias=False)
     net.weight.data = torch.tensor([[2.0, -1.0]])
@@ -83,7 +83,7 @@ def sgd(net: nn.Module) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16 weights"])
-def test_movement_is_what_a_naive_loop_adds_up_from_weights_and_gradients(precision: str) -> None:
+def test_movement_equals_a_naive_sum_over_weights_and_gradients(precision: str) -> None:
     net = convolutional().to(torch.bfloat16 if precision == "bf16 weights" else torch.float32)
     optimizer = sgd(net)
     accumulated = accumulate(net, optimizer, "global_movement")
@@ -109,7 +109,7 @@ def test_movement_is_what_a_naive_loop_adds_up_from_weights_and_gradients(precis
         assert not found[~masks[name]].any()
 
 
-def test_a_step_that_computes_its_gradients_within_is_refused() -> None:
+def test_an_optimizer_step_with_a_closure_is_refused() -> None:
     """Those that lie there before it are of other weights."""
     net = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -120,7 +120,7 @@ def test_a_step_that_computes_its_gradients_within_is_refused() -> None:
     optimizer.step(None)
 
 
-def test_a_layer_that_does_not_train_does_not_move() -> None:
+def test_a_frozen_layer_has_no_movement() -> None:
     net = convolutional()
     net.get_parameter("0.weight").requires_grad_(False)
     optimizer = sgd(net)
@@ -130,7 +130,7 @@ def test_a_layer_that_does_not_train_does_not_move() -> None:
     assert accumulated["movement"]["3.weight"].all()
 
 
-def test_the_sums_go_on_from_what_was_saved() -> None:
+def test_accumulation_continues_from_saved_sums() -> None:
     whole, net = convolutional(), convolutional()
     accumulated = accumulate(whole, optimizer := sgd(whole), "global_movement")
     train(whole, optimizer)
@@ -146,7 +146,7 @@ def test_the_sums_go_on_from_what_was_saved() -> None:
         assert torch.equal(second["movement"][name], sums)
 
 
-def test_nothing_is_done_at_a_step_for_a_score_that_adds_nothing_up() -> None:
+def test_a_score_without_accumulators_adds_no_hook_to_the_optimizer() -> None:
     net = convolutional()
     optimizer = sgd(net)
     accumulated = Accumulated([], prunable_layers(net))
@@ -162,7 +162,7 @@ def test_nothing_is_done_at_a_step_for_a_score_that_adds_nothing_up() -> None:
 # Pruning by them
 
 
-def test_the_weights_that_moved_towards_zero_go_first() -> None:
+def test_weights_that_moved_towards_zero_are_removed_first() -> None:
     net = convolutional()
     optimizer = sgd(net)
     accumulated = accumulate(net, optimizer, "global_movement")
@@ -174,7 +174,7 @@ def test_the_weights_that_moved_towards_zero_go_first() -> None:
     assert scores[~kept].max() <= scores[kept].min()
 
 
-def test_without_the_sums_there_is_no_score() -> None:
+def test_pruning_by_movement_without_its_sums_is_refused() -> None:
     net = convolutional()
     with pytest.raises(PruningError, match=r"global_movement needs the movement of 0\.weight"):
         masks_of(net, "global_movement")
@@ -196,7 +196,7 @@ def small(runs: Path, **options: Any) -> RunConfig:
 
 
 class Watching(SilentObserver):
-    """Adds up what the optimizers' steps say, by the shape of the weights, and keeps it at every pruning."""
+    """Sums the movement over the steps of all optimizers, by the shape of the weights, up to every pruning."""
 
     def __init__(self) -> None:
         self.sums: dict[tuple[int, ...], Tensor] = {}
@@ -228,24 +228,24 @@ class Watching(SilentObserver):
         {"schedule": "gradual", "rounds": None, "epochs": 0, "finetune_epochs": 2, "prune_every": 4},
     ],
 )
-def test_a_run_prunes_by_the_training_since_the_last_pruning(options: dict[str, Any], tmp_path: Path) -> None:
-    """By a watch on all optimizers: what goes moved less than what stays, and what went before stays gone."""
+def test_a_run_prunes_by_the_movement_since_the_last_pruning(options: dict[str, Any], tmp_path: Path) -> None:
+    """Removed weights have less movement than kept ones, and weights that were removed before stay removed."""
     config = small(tmp_path, checkpoint_interval=1e-9, **options)
     watch = Watching()
     with watch.watching():
         run(config, watch)
     removed = [event["removed"] for event in events(tmp_path / "run") if event["event"] == "pruning"]
     final = Masks.load(tmp_path / "run/masks.safetensors")
-    gone = torch.zeros(final.total, dtype=torch.bool)
+    pruned = torch.zeros(final.total, dtype=torch.bool)
     assert len(removed) == len(watch.at_prunings) > 1
     for count, sums in zip(removed, watch.at_prunings, strict=True):
         scores = torch.cat([sums[mask.shape].flatten() for mask in final.values()]).masked_fill(
-            gone, -torch.inf
+            pruned, -torch.inf
         )
-        gone = torch.zeros_like(gone).index_fill_(0, scores.argsort(stable=True)[:count], True)
+        pruned = torch.zeros_like(pruned).index_fill_(0, scores.argsort(stable=True)[:count], True)
     found = ~torch.cat([mask.flatten() for mask in final.values()])
     # Where scores differ by no more than float32 resolves, either may go.
-    assert int((found != gone).sum()) <= 2
+    assert int((found != pruned).sum()) <= 2
 
 
 STOPPED = {
@@ -256,14 +256,16 @@ STOPPED = {
 
 
 @pytest.mark.parametrize("kind", STOPPED)
-def test_stopped_again_and_again_it_ends_with_the_same_bits(kind: str, tmp_path: Path) -> None:
+def test_a_movement_run_that_is_interrupted_repeatedly_has_a_bit_identical_result(
+    kind: str, tmp_path: Path
+) -> None:
     run(small(tmp_path / "whole", **STOPPED[kind]), SilentObserver())
     config = small(tmp_path / "stopped", checkpoint_interval=1e-9, **STOPPED[kind])
     assert run_with_interruptions(13, lambda observer: run(config, observer)) > 2
     assert reproducible_result(tmp_path / "stopped/run") == reproducible_result(tmp_path / "whole/run")
 
 
-def test_killed_in_every_training_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_movement_run_that_is_killed_in_every_training_has_a_bit_identical_result(tmp_path: Path) -> None:
     config = small(tmp_path, epochs=2, batch_size=5, log_interval=1, checkpoint_interval=0.01)
     run(config, SilentObserver())
     arguments = ("--config", tmp_path / "run/config.yaml", "--runs-dir", tmp_path / "killed")
@@ -276,7 +278,7 @@ def test_killed_in_every_training_it_ends_with_the_same_bits(tmp_path: Path) -> 
     assert reproducible_result(tmp_path / "killed/run") == reproducible_result(tmp_path / "run")
 
 
-def test_what_the_cache_holds_changes_nothing(tmp_path: Path) -> None:
+def test_cached_dense_trainings_do_not_change_a_movement_run(tmp_path: Path) -> None:
     """Neither the dense training of another method, nor one of its own, whole or damaged."""
     run(small(tmp_path / "alone"), SilentObserver())
     expected = reproducible_result(tmp_path / "alone/run")
@@ -300,7 +302,7 @@ def test_what_the_cache_holds_changes_nothing(tmp_path: Path) -> None:
     assert [reproducible_result(runs / name) for name in ("first", "second", "third")] == [expected] * 3
 
 
-def test_training_again_to_the_state_to_rewind_to_adds_nothing(tmp_path: Path) -> None:
+def test_repeating_the_dense_training_for_its_rewind_state_does_not_accumulate(tmp_path: Path) -> None:
     options = {"finetune": "rewind", "epochs": 2}
     run(small(tmp_path / "alone", **options), SilentObserver())
     run(small(tmp_path, name="first", epochs=2), SilentObserver())
@@ -312,20 +314,20 @@ def test_training_again_to_the_state_to_rewind_to_adds_nothing(tmp_path: Path) -
     assert reproducible_result(tmp_path / "second") == reproducible_result(tmp_path / "alone/run")
 
 
-def test_shared_rounds_bring_the_sums_of_their_fine_tuning_along(tmp_path: Path) -> None:
+def test_shared_rounds_include_the_sums_of_their_fine_tuning(tmp_path: Path) -> None:
     def to(ratio: int, **options: Any) -> RunConfig:
         return small(tmp_path, compression=ratio, rounds=ratio.bit_length() - 1, **options)
 
     run(to(8, name="alone"), SilentObserver())
     run(to(4, name="less", share_rounds=True), SilentObserver())
-    run(to(8, name="farther", share_rounds=True), SilentObserver())
-    assert [event["rounds"] for event in events(tmp_path / "farther") if event["event"] == "shared"] == [2]
-    assert reproducible_result(tmp_path / "farther") == reproducible_result(tmp_path / "alone")
+    run(to(8, name="more", share_rounds=True), SilentObserver())
+    assert [event["rounds"] for event in events(tmp_path / "more") if event["event"] == "shared"] == [2]
+    assert reproducible_result(tmp_path / "more") == reproducible_result(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("policy", ["continue", "rewind", "rewind_lr", "reinit"])
-def test_the_sums_are_of_the_weights_that_train_on(policy: str, tmp_path: Path) -> None:
-    """Where other weights are put in place before the first pruning, what the old ones did is of no account."""
+def test_sums_are_cleared_when_fine_tuning_starts_from_other_weights(policy: str, tmp_path: Path) -> None:
+    """With rewind and reinit, the steps of the replaced weights do not count."""
     replays = policy.startswith("rewind")
     options = {"schedule": "gradual", "rounds": None, "prune_every": 4, "finetune": policy, "epochs": 2}
     config = small(tmp_path, finetune_epochs=None if replays else 1, **options)
@@ -338,7 +340,7 @@ def test_the_sums_are_of_the_weights_that_train_on(policy: str, tmp_path: Path) 
     assert all(bool((sums == old).all()) for sums in session.accumulated["movement"].values())
 
 
-def test_going_back_takes_the_sums_back_too(tmp_path: Path) -> None:
+def test_rolling_back_a_round_restores_its_sums(tmp_path: Path) -> None:
     session = prepare(small(tmp_path, rounds=None, max_drop=5), SilentObserver())
     session.accumulated.load({name: torch.ones_like(x) for name, x in session.accumulated.tensors().items()})
     accept(session)

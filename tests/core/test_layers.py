@@ -1,4 +1,4 @@
-"""Which parameters are prunable: weights of layers that multiply, not the classifier, and what patterns change."""
+"""Prunable layers: weights of all layers except the classifier, and the effect of patterns."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ DEFAULT = [
 ]
 
 
-def test_weights_of_layers_that_multiply_without_the_classifier() -> None:
+def test_weights_of_all_layers_except_the_classifier_are_prunable() -> None:
     assert names(Net()) == DEFAULT
 
 
-def test_the_classifier_on_request() -> None:
+def test_the_classifier_is_prunable_on_request() -> None:
     assert names(Net(), prune_classifier=True) == [*DEFAULT, "head.weight"]
     assert names(Net(), include=["head"]) == [*DEFAULT, "head.weight"]
 
 
-def test_what_a_layer_tells() -> None:
+def test_a_layer_has_kind_type_module_shape_and_size() -> None:
     layers = {layer.name: layer for layer in prunable_layers(Net())}
     conv = layers["conv.weight"]
     assert (conv.kind, conv.type, conv.module, conv.shape, conv.size) == (
@@ -71,7 +71,7 @@ def test_what_a_layer_tells() -> None:
     assert kinds == ["recurrent", "attention", "linear"]
 
 
-def test_a_single_layer_is_pruned_itself() -> None:
+def test_a_single_layer_as_the_model_is_prunable() -> None:
     assert names(nn.Linear(3, 2)) == ["weight"]
     assert names(nn.MultiheadAttention(4, 2)) == ["in_proj_weight", "out_proj.weight"]
     assert names(nn.Sequential(nn.Linear(3, 2))) == ["0.weight"]
@@ -81,14 +81,14 @@ def test_a_convolution_can_be_the_classifier() -> None:
     assert names(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 10, 1), nn.Flatten())) == ["0.weight"]
 
 
-def test_include_brings_in_parameters_by_name_and_weights_by_module() -> None:
+def test_include_adds_parameters_by_name_and_weights_by_module() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     assert names(model, include=["*.bias"]) == ["0.weight", "0.bias", "1.bias", "2.bias"]
     assert names(model, include=["2"]) == ["0.weight", "2.weight"]
     assert names(model, include=["1.weight"]) == ["0.weight", "1.weight"]
 
 
-def test_exclude_has_the_last_word() -> None:
+def test_exclude_overrides_include() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 2), nn.Linear(2, 2))
     assert names(model, exclude=["0"]) == ["1.weight"]
     assert names(model, exclude=["0.1"]) == ["0.0.weight", "1.weight"]
@@ -140,7 +140,7 @@ def test_what_is_refused(model: nn.Module, options: dict[str, object], message: 
         names(model, **options)
 
 
-def test_weights_that_are_computed_are_refused_unless_excluded() -> None:
+def test_computed_weights_are_refused_unless_excluded() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
     torch.nn.utils.parametrizations.weight_norm(model[0])
     with pytest.raises(PruningError, match=r"0\.weight is not a parameter but computed"):
@@ -148,6 +148,6 @@ def test_weights_that_are_computed_are_refused_unless_excluded() -> None:
     assert names(model, exclude=["0"]) == ["1.weight"]
 
 
-def test_the_width_of_a_layers_input_is_in_its_features_or_channels() -> None:
+def test_input_width_is_the_number_of_input_features_or_channels() -> None:
     for module in (nn.Linear(3, 5), nn.Conv2d(3, 6, 1, groups=3), nn.ConvTranspose1d(3, 5, 1)):
         assert input_width(module) == 3

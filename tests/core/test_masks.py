@@ -33,7 +33,7 @@ def removed_are_zero(model: nn.Module, masks: Masks) -> bool:
     return all(not model.get_parameter(name)[~mask].any() for name, mask in masks.items())
 
 
-def test_a_mapping_that_counts() -> None:
+def test_masks_are_a_mapping_with_counts_and_sparsity() -> None:
     masks = Masks({"a": torch.tensor([[True, False], [False, False]]), "b": torch.tensor([True])})
     assert list(masks) == ["a", "b"]
     assert (masks.total, masks.removed, masks.sparsity) == (5, 3, 0.6)
@@ -50,12 +50,12 @@ def test_a_mapping_that_counts() -> None:
     assert "3 of 5" in repr(masks)
 
 
-def test_masks_are_of_bools() -> None:
+def test_masks_that_are_not_bool_are_refused() -> None:
     with pytest.raises(PruningError, match=r"mask of a is torch\.float32"):
         Masks({"a": torch.ones(2)})
 
 
-def test_applying_zeroes_in_place_and_leaves_the_rest() -> None:
+def test_apply_zeroes_removed_weights_in_place_and_nothing_else() -> None:
     model = nn.Linear(2, 2)
     weight = model.weight
     before = weight.detach().clone()
@@ -117,7 +117,7 @@ def test_removed_weights_are_exactly_zero_after_every_step(name: str) -> None:
     assert list(model.state_dict()) == list(small().state_dict())
 
 
-def test_holding_ends_when_the_handle_is_removed() -> None:
+def test_hold_ends_when_its_handle_is_removed() -> None:
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     masks = pruning.prune(model, "global_mag", sparsity=0.5)
@@ -126,7 +126,7 @@ def test_holding_ends_when_the_handle_is_removed() -> None:
     assert not removed_are_zero(model, masks)
 
 
-def test_holding_zeroes_at_once() -> None:
+def test_hold_zeroes_removed_weights_immediately() -> None:
     model = small()
     masks = pruning.prune(model, "global_mag", sparsity=0.5)
     model.load_state_dict(small().state_dict())
@@ -134,7 +134,7 @@ def test_holding_zeroes_at_once() -> None:
     assert removed_are_zero(model, masks)
 
 
-def test_divergence_is_not_hidden() -> None:
+def test_hold_does_not_hide_nan_weights() -> None:
     model = nn.Linear(2, 2)
     masks = Masks({"weight": torch.tensor([[True, False], [True, True]])}).apply(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -145,7 +145,7 @@ def test_divergence_is_not_hidden() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_half_precision(dtype: torch.dtype) -> None:
+def test_hold_keeps_half_precision_weights_in_half_precision(dtype: torch.dtype) -> None:
     model = small(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     masks = pruning.prune(model, "global_mag", sparsity=0.5)
@@ -165,7 +165,7 @@ def test_tied_weights_are_held_under_either_name() -> None:
     assert removed_are_zero(model, renamed)
 
 
-def test_saved_and_loaded_masks_hold_too(tmp_path: Path) -> None:
+def test_loaded_masks_equal_the_saved_ones_and_hold_after_apply(tmp_path: Path) -> None:
     model = small()
     masks = pruning.prune(model, "global_mag", sparsity=0.8)
     masks.save(tmp_path / "masks.safetensors")
@@ -198,7 +198,7 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
         masks.hold(torch.optim.SGD(small().parameters(), lr=0.1))
 
 
-def test_only_masks_are_loaded(tmp_path: Path) -> None:
+def test_loading_a_file_without_masks_is_refused(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     save_file({"weight": torch.ones(2)}, weights)
     with pytest.raises(PruningError, match=str(weights)):
@@ -214,6 +214,6 @@ def test_only_masks_are_loaded(tmp_path: Path) -> None:
             Masks.load(path)
 
 
-def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_saving_to_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PruningError, match="Cannot write masks"):
         Masks({"a": torch.ones(2, dtype=torch.bool)}).save(tmp_path / "missing" / "masks.safetensors")

@@ -1,4 +1,4 @@
-"""The pruning step as users meet it: exact counts, known masks, and what the teaching program shows."""
+"""The pruning step through its public API: masks by hand, exact counts, comparison with torch, errors."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_gradient_magnitude_by_hand() -> None:
     assert kept(masks) == [[True, False, True]]
 
 
-def test_a_count_above_a_layers_size_empties_it() -> None:
+def test_a_count_above_a_layers_size_removes_the_whole_layer() -> None:
     model = by_hand([1.0, 2.0], [1.0, 2.0, 3.0, 4.0])
     assert kept(masks_of(model, "layer_mag", count=3)) == [[False, False], [False, False, False, True]]
     assert masks_of(model, "global_mag", count=100).sparsity == 1.0
@@ -123,7 +123,7 @@ def test_exactly_the_rounded_fraction_is_removed(method: str, sparsity: float, d
 
 
 @pytest.mark.parametrize("method", ["global_mag", "layer_grad", "erk_taylor", "lamp", "synflow", "random"])
-def test_all_weights_may_go(method: str) -> None:
+def test_sparsity_one_removes_all_weights(method: str) -> None:
     assert masks_of(lenet(), method, 1.0, batches=batches()).sparsity == 1.0
 
 
@@ -168,7 +168,7 @@ def sequence() -> nn.Module:
 
 @pytest.mark.parametrize("make", [lenet, wide, sequence])
 @pytest.mark.parametrize("sparsity", [0.2, 0.77, 0.95])
-def test_the_same_masks_as_torch(make: Any, sparsity: float) -> None:
+def test_magnitude_masks_equal_those_of_torch_prune(make: Any, sparsity: float) -> None:
     ours, theirs = make(), make()
     chosen = masks_of(ours, "global_mag", sparsity)
     modules = [theirs.get_submodule(layer.module) for layer in prunable_layers(theirs)]
@@ -183,24 +183,24 @@ def test_the_same_masks_as_torch(make: Any, sparsity: float) -> None:
         assert torch.equal(mask, module.weight_mask.bool())
 
 
-# What the teaching program shows
+# The cases of the teaching program
 
 
-def test_one_module_at_random_by_30_percent() -> None:
+def test_random_pruning_of_one_module_by_30_percent() -> None:
     model = lenet()
     masks = pruning.prune(model[3], "random", sparsity=0.3)
     assert masks.removed == round(0.3 * 864)
     assert int((model[3].weight == 0).sum()) == masks.removed
 
 
-def test_a_bias_by_a_count_of_the_3_smallest() -> None:
+def test_the_3_smallest_biases_are_pruned_by_count() -> None:
     conv = nn.Conv2d(1, 6, 3)
     conv.bias.data[:] = torch.tensor([0.3, -0.1, 0.2, -0.5, 0.05, 0.4])  # type: ignore[index]
     masks = pruning.prune(conv, "layer_mag", count=3, include=["bias"], exclude=["weight"])
     assert kept(masks) == [[True, False, False, True, False, True]]
 
 
-def test_a_second_pruning_on_top_of_a_first() -> None:
+def test_a_second_pruning_builds_on_the_zeros_of_the_first() -> None:
     model = lenet()
     first = pruning.prune(model, "random", sparsity=0.3)
     for method in ("global_mag", "random", "global_grad"):
@@ -209,7 +209,7 @@ def test_a_second_pruning_on_top_of_a_first() -> None:
         assert not any((second[name] & ~first[name]).any() for name in first)
 
 
-def test_global_l1_by_20_percent() -> None:
+def test_global_magnitude_pruning_by_20_percent() -> None:
     masks = pruning.prune(lenet(), "global_mag", sparsity=0.2, prune_classifier=True)
     assert (masks.total, masks.removed) == (59_838, 11_968)  # 11,967.6
 
@@ -218,7 +218,7 @@ def test_global_l1_by_20_percent() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_earlier_masks_removed_stays_removed_whatever_the_weights_are(method: str) -> None:
+def test_weights_that_earlier_masks_removed_stay_removed_with_any_values(method: str) -> None:
     model = small()
     needed = scoring_arguments(method, model, batches())
     first = masks_of(model, method, sparsity=0.5, **needed)
@@ -228,13 +228,13 @@ def test_what_earlier_masks_removed_stays_removed_whatever_the_weights_are(metho
     assert second.removed == masks_of(model, method, sparsity=0.8, **needed).removed
 
 
-def test_earlier_masks_that_removed_more_than_is_asked_for_stay() -> None:
+def test_earlier_masks_beyond_the_target_are_kept() -> None:
     model = lenet()
     first = masks_of(model, "global_mag", sparsity=0.5)
     assert masks_of(model, "global_mag", sparsity=0.4, masks=first) == first
 
 
-def test_with_masks_zeros_are_weights_like_others() -> None:
+def test_zero_weights_do_not_count_as_pruned_if_masks_are_given() -> None:
     model = by_hand([0.0, 1.0, 2.0, 3.0])
     earlier = Masks({"0.weight": torch.tensor([[True, True, True, False]])})
     assert kept(masks_of(model, "global_mag", count=2, masks=earlier)) == [[False, True, True, False]]
@@ -243,7 +243,7 @@ def test_with_masks_zeros_are_weights_like_others() -> None:
 # The model and its memory
 
 
-def test_choosing_leaves_the_model_and_pruning_changes_only_removed_weights() -> None:
+def test_compute_masks_leaves_the_model_unchanged_and_prune_changes_only_removed_weights() -> None:
     model = lenet()
     before = copy.deepcopy(model.state_dict())
     masks_of(model, "global_grad", 0.5, batches=batches())
@@ -254,7 +254,7 @@ def test_choosing_leaves_the_model_and_pruning_changes_only_removed_weights() ->
         assert torch.equal(value, expected)
 
 
-def test_pruning_corrects_the_kept_weights_and_choosing_does_not() -> None:
+def test_prune_corrects_the_kept_weights_and_compute_masks_does_not() -> None:
     model, data = lenet(), batches()
     before = copy.deepcopy(model.state_dict())
     chosen = masks_of(model, "global_second_order", 0.5, batches=data)
@@ -308,7 +308,7 @@ def test_random_depends_on_the_seed_alone() -> None:
 # User-defined scores
 
 
-def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(register: Register) -> None:
+def test_a_score_that_is_not_elementwise_receives_the_layer_in_its_own_shape(register: Register) -> None:
     @register(SCORES, "row_share", elementwise=False, source="this test")
     def row_share(weights: Weights) -> Tensor:
         return weights.value.abs() / weights.value.abs().sum(1, keepdim=True)
@@ -323,7 +323,7 @@ def test_a_score_of_the_whole_layer_sees_it_in_its_own_shape(register: Register)
     assert kept(masks_of(model, "global_row_share", count=2, masks=earlier)) == [[True, False, True, False]]
 
 
-def test_a_score_that_hands_back_the_weights_does_no_harm(register: Register) -> None:
+def test_a_score_that_returns_the_weights_does_not_change_them(register: Register) -> None:
     @register(SCORES, "signed", elementwise=True, source="this test")
     def signed(weights: Weights) -> Tensor:
         return weights.value
@@ -334,7 +334,7 @@ def test_a_score_that_hands_back_the_weights_does_no_harm(register: Register) ->
 
 
 @pytest.mark.parametrize("structure", ["weight", "filter"])
-def test_a_score_that_works_in_place_does_no_harm(structure: str, register: Register) -> None:
+def test_a_score_that_works_in_place_does_not_change_the_model(structure: str, register: Register) -> None:
     if structure == "filter":
         pytest.importorskip("torch_pruning", reason="the extra shrink is not installed")
 
@@ -347,7 +347,7 @@ def test_a_score_that_works_in_place_does_no_harm(structure: str, register: Regi
     assert all(torch.equal(value, lenet().state_dict()[name]) for name, value in model.state_dict().items())
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -377,19 +377,19 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_that_diverged_are_refused_by_name(value: float) -> None:
+def test_weights_that_are_not_finite_are_refused_by_name(value: float) -> None:
     model = lenet()
     model[3].weight.data[3, 3] = value
     with pytest.raises(PruningError, match=r"scores of 3\.weight are not all finite"):
         pruning.prune(model, "global_mag", 0.5)
 
 
-def test_scores_whose_sum_overflows_are_fine() -> None:
+def test_finite_scores_whose_sum_overflows_are_accepted() -> None:
     model = by_hand([3e38, 2e38, 3e38])
     assert kept(masks_of(model, "global_mag", count=1)) == [[True, False, True]]
 
 
-def test_a_floor_above_what_every_tile_keeps_is_refused() -> None:
+def test_a_floor_above_the_density_of_n_of_m_is_refused() -> None:
     net = nn.Linear(8, 4)
     with pytest.raises(PruningError, match=r"2:4 keeps 0\.5 .*floor is 0\.6"):
         masks_of(net, "layer_mag", structure="2:4", floor=0.6)

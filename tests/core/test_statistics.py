@@ -79,7 +79,7 @@ def test_no_batches(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FROM_BATCHES)
-def test_how_samples_are_divided_into_batches_changes_nothing(name: str) -> None:
+def test_statistics_do_not_depend_on_the_division_into_batches(name: str) -> None:
     net, data = convolutional(), batches(6)
     parts = [(data[0][0][:1], data[0][1][:1]), (data[0][0][1:], data[0][1][1:])]
     whole = STATISTICS.get(name)(net, prunable_layers(net), data, functional.cross_entropy)
@@ -88,7 +88,7 @@ def test_how_samples_are_divided_into_batches_changes_nothing(name: str) -> None
         torch.testing.assert_close(divided[name], values, rtol=1e-4, atol=1e-5 * float(values.abs().max()))
 
 
-def test_squared_gradients_are_those_of_single_samples() -> None:
+def test_squared_gradients_equal_the_mean_over_single_samples() -> None:
     net, data = convolutional().eval(), batches(3, 2)
     expected = torch.zeros_like(net[3].weight)  # type: ignore[arg-type]
     for inputs, targets in data:
@@ -108,7 +108,7 @@ def by_recursion(gradients_of: Tensor, damping: float) -> Tensor:
     return inverse
 
 
-def test_inverse_fisher_is_that_of_the_papers_recursion_in_every_block() -> None:
+def test_inverse_fisher_equals_the_papers_recursion_in_every_block() -> None:
     """The grouped convolution has 72 weights: a block of 50, and one of 22 filled up with weights without gradient."""
     net, data = convolutional().eval(), batches(3, 2)
     net[3].weight.data[0, 0, 0] = 0  # three weights that are removed
@@ -126,14 +126,14 @@ def test_inverse_fisher_is_that_of_the_papers_recursion_in_every_block() -> None
     torch.testing.assert_close(found[0, :3], torch.eye(50)[:3] / DAMPING)
 
 
-def test_gradients_that_are_not_finite_have_no_fisher() -> None:
+def test_inverse_fisher_of_gradients_that_are_not_finite_is_refused() -> None:
     net = convolutional()
     net[0].weight.data.fill_(torch.nan)
     with pytest.raises(PruningError, match=r"gradients of 0\.weight are not all finite"):
         inverse_fisher(net, prunable_layers(net), batches(2))
 
 
-def test_a_network_that_cannot_be_vectorised_goes_sample_by_sample() -> None:
+def test_a_network_that_cannot_be_vectorised_is_evaluated_sample_by_sample() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -178,7 +178,7 @@ def test_hessian_gradients_agree_with_finite_differences_of_the_gradient() -> No
         torch.testing.assert_close(product, (moved[0][name] - moved[1][name]) / 2e-3, rtol=2e-3, atol=2e-6)
 
 
-def test_grasp_is_how_much_removing_a_weight_lowers_the_squared_gradient() -> None:
+def test_grasp_predicts_the_change_of_the_squared_gradient_norm() -> None:
     """Taylor: g.g after removing w is g.g - 2 w (H g)_w, to first order in w; seen with a hundredth of a step."""
     net, data = smooth()
     layers = prunable_layers(net)
@@ -198,7 +198,7 @@ def test_grasp_is_how_much_removing_a_weight_lowers_the_squared_gradient() -> No
         assert change == pytest.approx(-2 * 0.01 * float(scores[row, column]), rel=0.05, abs=1e-7)
 
 
-def test_a_loss_without_curvature_has_no_hessian() -> None:
+def test_the_hessian_gradient_product_of_a_linear_loss_is_zero() -> None:
     net = nn.Linear(2, 1, bias=False)
     data = [(torch.ones(1, 2), torch.zeros(1))]
     found = hessian_gradients(net, prunable_layers(net), data, lambda outputs, targets: outputs.mean())
@@ -217,7 +217,7 @@ def naive_inputs(of: Callable[[Tensor], Tensor]) -> Tensor:
     return sums
 
 
-def test_input_norms_and_means_of_a_grouped_convolution() -> None:
+def test_input_norms_and_means_of_a_grouped_convolution_equal_a_naive_loop() -> None:
     net, data = convolutional(), batches(3, 2)
     norms, means = input_norms(net, prunable_layers(net), data), input_means(net, prunable_layers(net), data)
     expected_norms, expected_means = naive_inputs(torch.square).sqrt(), naive_inputs(torch.abs) / (5 * 36)
@@ -245,7 +245,7 @@ def test_inputs_of_linear_and_transposed_layers_by_hand() -> None:
     ]
 
 
-def test_a_weight_used_twice_sees_the_inputs_of_both_and_an_unused_one_none() -> None:
+def test_a_tied_weight_has_the_inputs_of_both_uses_and_an_unused_one_none() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -263,7 +263,7 @@ def test_a_weight_used_twice_sees_the_inputs_of_both_and_an_unused_one_none() ->
     assert not found["unused.weight"].any()
 
 
-def test_inputs_that_no_module_is_handed_are_refused_by_name() -> None:
+def test_attention_weights_are_refused_by_name_for_input_statistics() -> None:
     class Attending(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -298,7 +298,7 @@ def test_synaptic_flow_by_hand_counts_paths() -> None:
     assert (5 * scores["2.weight"]).tolist() == [[15.0, 3.0]]
 
 
-def test_synaptic_flow_is_conserved_from_layer_to_layer_and_looks_at_no_data() -> None:
+def test_synaptic_flow_is_equal_in_all_layers_and_independent_of_data() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 8, bias=False),
@@ -311,7 +311,7 @@ def test_synaptic_flow_is_conserved_from_layer_to_layer_and_looks_at_no_data() -
     assert totals == pytest.approx([totals[0]] * 3, rel=1e-5)
 
 
-def test_deep_and_wide_networks_do_not_overflow() -> None:
+def test_synaptic_flow_of_a_deep_and_wide_network_does_not_overflow() -> None:
     torch.manual_seed(0)
     layers = [nn.Linear(100, 100, bias=False) for _ in range(60)]
     net = nn.Sequential(*layers)

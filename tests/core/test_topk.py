@@ -65,7 +65,7 @@ def test_by_hand_with_ties() -> None:
 
 
 @pytest.mark.parametrize(("count", "left"), [(-1, 5), (0, 5), (5, 0), (9, 0)])
-def test_none_and_all(count: int, left: int) -> None:
+def test_counts_beyond_the_range_remove_none_or_all(count: int, left: int) -> None:
     (mask,) = bottom_k_masks([Scores(torch.randn(5))], count)
     assert int(mask.sum()) == left
 
@@ -77,7 +77,7 @@ DRAWS = {
     "float16": lambda size: torch.randn(size).half(),
     "mostly zero": lambda size: torch.randn(size) * (torch.rand(size) < 0.1),
     "all equal": lambda size: torch.ones(size),
-    "gone first": lambda size: torch.where(torch.rand(size) < 0.5, topk.LOWEST, torch.randn(size)),
+    "pruned first": lambda size: torch.where(torch.rand(size) < 0.5, topk.LOWEST, torch.randn(size)),
     "spread over magnitudes": lambda size: torch.randn(size).mul(30).exp(),
     "ascending": lambda size: torch.arange(size),
     "zeros of both signs": lambda size: torch.randn(size).sign() * 0.0,
@@ -86,7 +86,7 @@ DRAWS = {
 
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("fraction", [0.0001, 0.3, 0.5, 0.9, 0.98, 0.9999])
-def test_like_a_full_sort(draw: str, fraction: float) -> None:
+def test_masks_equal_those_of_a_full_sort(draw: str, fraction: float) -> None:
     torch.manual_seed(0)
     values = [DRAWS[draw](size) for size in (30_011, 1, 7, 12_345)]
     check(values, round(fraction * 42_364))
@@ -100,7 +100,7 @@ def test_like_a_full_sort(draw: str, fraction: float) -> None:
     length=st.sampled_from([8, 999, 4096, 1 << 20]),
     seed=st.integers(0, 1000),
 )
-def test_like_a_full_sort_over_sizes_and_slices(
+def test_masks_equal_those_of_a_full_sort_for_any_sizes_and_slices(
     sizes: list[int], draw: str, fraction: float, length: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -121,7 +121,7 @@ def test_a_bracket_that_misses_is_widened(fraction: float) -> None:
     assert torch.equal(mask, sorted_whole([values], round(20_000 * fraction))[0])
 
 
-def test_one_pass_is_enough_for_scores_that_differ() -> None:
+def test_distinct_scores_need_one_pass() -> None:
     torch.manual_seed(0)
     source = Scores(torch.randn(100_000))
     bottom_k_masks([source], 90_000)
@@ -131,7 +131,7 @@ def test_one_pass_is_enough_for_scores_that_differ() -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("draw", DRAWS)
-def test_the_same_on_a_gpu(draw: str) -> None:
+def test_masks_on_a_gpu_equal_those_of_a_full_sort(draw: str) -> None:
     torch.manual_seed(0)
     values = [DRAWS[draw](size) for size in (300_011, 1, 7, 12_345)]
     for count in (0, 31, 281_127, 312_000):

@@ -1,4 +1,4 @@
-"""Groups of weights: N:M against brute force, blocks and filters against naive loops, filters that go together."""
+"""Groups of weights: N:M against brute force, blocks and filters against naive loops, coupled filters."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ needs_torch_pruning = pytest.mark.skipif(
 )
 
 
-# Tiles
+# Blocks of a layer
 
 
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [((4, 6), (2, 3)), ((4, 6, 3, 2), (1, 6, 3, 2)), ((4, 8, 3, 3), (2, 4, 1, 1)), ((3, 4, 5), (3, 1, 5))],
 )
-def test_rows_are_tiles_and_come_back(shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
-    weight, tile = torch.arange(torch.Size(shape).numel()).view(shape), BlockShape(sizes)
-    matrix = to_blocks(weight, tile)
+def test_to_blocks_has_one_row_per_block_and_from_blocks_inverts_it(
+    shape: tuple[int, ...], sizes: tuple[int, ...]
+) -> None:
+    weight, block = torch.arange(torch.Size(shape).numel()).view(shape), BlockShape(sizes)
+    matrix = to_blocks(weight, block)
     first = weight[tuple(slice(size) for size in sizes)].flatten()
     assert torch.equal(matrix[0], first)
-    assert torch.equal(from_blocks(matrix, shape, tile), weight)
+    assert torch.equal(from_blocks(matrix, shape, block), weight)
 
 
 # N:M
@@ -51,7 +53,7 @@ def test_rows_are_tiles_and_come_back(shape: tuple[int, ...], sizes: tuple[int, 
 
 @settings(max_examples=40, deadline=None)
 @given(n_m=st.sampled_from([(1, 2), (2, 4), (1, 4), (3, 4), (4, 8), (2, 5)]), seed=st.integers(0, 99))
-def test_n_of_m_keeps_the_most_that_any_choice_could(n_m: tuple[int, int], seed: int) -> None:
+def test_n_of_m_keeps_the_largest_magnitude_of_all_choices(n_m: tuple[int, int], seed: int) -> None:
     n, m = n_m
     torch.manual_seed(seed)
     model = nn.Conv2d(2 * m, 3, 2)
@@ -74,14 +76,14 @@ def test_n_of_m_by_hand_with_ties_and_zeros() -> None:
     assert masks["weight"].tolist() == [[False, False, True, True, False, True, False, True]]
 
 
-def test_the_amount_of_n_of_m_is_its_own() -> None:
+def test_n_of_m_refuses_any_other_sparsity_or_count() -> None:
     assert masks_of(nn.Linear(8, 8), "layer_mag", 0.75, structure="1:4").sparsity == 0.75
     for amount in ({"sparsity": 0.9}, {"count": 32}, {"sparsity": {"linear": 0.5}}):
         with pytest.raises(PruningError, match=r"2:4 removes exactly 0\.5, which (sparsity|count)"):
             masks_of(nn.Linear(8, 8), "layer_mag", structure="2:4", **amount)  # type: ignore[arg-type]
 
 
-def test_layers_that_do_not_fit_are_all_named_with_the_options_that_leave_them_out() -> None:
+def test_all_layers_that_do_not_fit_are_named_with_the_options_that_exclude_them() -> None:
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 8, 3), nn.Linear(8, 8), nn.Linear(8, 2))
     with pytest.raises(
         PruningError, match=r"0\.weight \(its 1 inputs .* by 4\); 1\.weight \(its 6 .*"
@@ -107,19 +109,19 @@ def test_blocks_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("count", "blocks"), [(0, 0), (7, 0), (8, 0), (9, 1), (24, 1), (25, 2), (64, 4)])
-def test_as_many_blocks_go_as_come_nearest_to_the_amount(count: int, blocks: int) -> None:
+def test_the_number_of_blocks_is_the_nearest_to_the_count(count: int, blocks: int) -> None:
     torch.manual_seed(0)
     masks = masks_of(nn.Linear(8, 8), "layer_mag", count=count, structure="block4x4")
     assert masks.removed == 16 * blocks
 
 
-# Which groups go
+# Selection of groups
 
 
-def groups(scores: Sequence[float], weighs: int, gone: list[int] | None = None) -> GroupScores:
-    missing = torch.zeros(len(scores), dtype=torch.bool)
-    missing[gone or []] = True
-    return GroupScores(torch.tensor(scores, dtype=torch.float32), missing, weighs)
+def groups(scores: Sequence[float], weights: int, pruned: list[int] | None = None) -> GroupScores:
+    removed = torch.zeros(len(scores), dtype=torch.bool)
+    removed[pruned or []] = True
+    return GroupScores(torch.tensor(scores, dtype=torch.float32), removed, weights)
 
 
 @given(
@@ -128,7 +130,7 @@ def groups(scores: Sequence[float], weighs: int, gone: list[int] | None = None) 
     sizes=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     remove=st.integers(0, 90),
 )
-def test_the_lowest_groups_go_until_the_nearest_number_of_weights(
+def test_the_lowest_groups_are_removed_up_to_the_nearest_number_of_weights(
     first: list[int], second: list[int], sizes: tuple[int, int], remove: int
 ) -> None:
     remove = min(remove, len(first) * sizes[0] + len(second) * sizes[1])
@@ -142,15 +144,15 @@ def test_the_lowest_groups_go_until_the_nearest_number_of_weights(
     assert torch.cat(found).tolist() == expected
 
 
-def test_what_is_gone_goes_first_and_a_floor_protects_the_best_of_every_bundle() -> None:
-    assert keep_groups([groups([5, 1, 9], 2, gone=[2])], 2, 0.0)[0].tolist() == [True, True, False]
+def test_pruned_groups_stay_removed_and_a_floor_protects_the_highest_groups() -> None:
+    assert keep_groups([groups([5, 1, 9], 2, pruned=[2])], 2, 0.0)[0].tolist() == [True, True, False]
     found = keep_groups([groups([1, 2, 3, 4], 1), groups([5, 6], 1)], 3, 0.5)
     assert [kept.tolist() for kept in found] == [[False, False, True, True], [False, True]]
     with pytest.raises(PruningError, match=r"floor of 0\.5 .* 3 weights, but 5"):
         keep_groups([groups([1, 2, 3, 4], 1), groups([5, 6], 1)], 5, 0.5)
 
 
-def test_what_groups_score_reduce_scores() -> None:
+def test_group_reductions_by_hand() -> None:
     parts = [torch.tensor([[3.0, 4.0], [-1.0, 1.0]]), torch.tensor([[0.0], [2.0]])]
     assert reduce_scores(parts, "mean").tolist() == pytest.approx([7 / 3, 2 / 3])
     assert reduce_scores(parts, "root mean square").tolist() == pytest.approx([(25 / 3) ** 0.5, 2**0.5])
@@ -166,7 +168,7 @@ def test_what_groups_score_reduce_scores() -> None:
     floor=st.sampled_from([0.0, 0.2]),
     seed=st.integers(0, 99),
 )
-def test_the_fast_path_for_single_weights_has_the_result_of_the_general_path(
+def test_the_fast_path_for_single_weights_equals_the_general_path(
     shapes: list[tuple[int, int]], distinct: int, fraction: float, floor: float, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -204,7 +206,7 @@ def images(count: int = 2) -> list[tuple[Tensor, Tensor]]:
 
 
 class Residual(nn.Module):
-    """The stem and the second convolution are added, so that their channels go together; the third is depthwise."""
+    """The outputs of the stem and the second convolution are added, so their channels are coupled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -221,7 +223,7 @@ class Residual(nn.Module):
 
 @needs_torch_pruning
 @pytest.mark.parametrize("amount", [0.25, 0.5, 0.75])
-def test_filters_are_those_of_torchs_structured_pruning(amount: float) -> None:
+def test_filter_masks_equal_those_of_torchs_structured_pruning(amount: float) -> None:
     masks = masks_of(plain(), "layer_mag", amount, batches=images(), structure="filter")
     for i in (0, 3, 6):
         module = torch_prune.ln_structured(plain()[i], "weight", amount=amount, n=2, dim=0)
@@ -229,7 +231,7 @@ def test_filters_are_those_of_torchs_structured_pruning(amount: float) -> None:
 
 
 @needs_torch_pruning
-def test_a_removed_filter_takes_bias_and_normalisation_along_and_can_be_taken_out() -> None:
+def test_bias_and_normalisation_are_removed_with_a_filter_and_the_network_shrinks() -> None:
     from pruning.measure.shrink import shrink
 
     net = plain()
@@ -245,7 +247,7 @@ def test_a_removed_filter_takes_bias_and_normalisation_along_and_can_be_taken_ou
 
 
 @needs_torch_pruning
-def test_what_went_along_stays_removed_in_training_in_files_and_in_later_rounds(tmp_path: object) -> None:
+def test_dependent_parameters_stay_removed_in_training_files_and_later_rounds(tmp_path: object) -> None:
     net = plain()
     masks = pruning.prune(net, "global_l1", 0.3, batches=images(), structure="filter")
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
@@ -268,7 +270,7 @@ def test_what_went_along_stays_removed_in_training_in_files_and_in_later_rounds(
 
 @needs_torch_pruning
 @pytest.mark.parametrize("method", ["global_mag", "layer_l1", "random", "global_taylor", "synflow"])
-def test_filters_that_make_one_channel_go_as_one(method: str) -> None:
+def test_filters_of_one_channel_are_removed_together(method: str) -> None:
     torch.manual_seed(0)
     net = Residual().eval()
     masks = masks_of(net, method, 0.5, batches=images(), structure="filter")
@@ -278,14 +280,14 @@ def test_filters_that_make_one_channel_go_as_one(method: str) -> None:
     assert torch.equal(left["stem.weight"], masks.dependent_masks["norm.bias"])
     assert all(torch.equal(mask.any(dim=(1, 2, 3)), mask.all(dim=3).all(2).all(1)) for mask in masks.values())
     weights = {"joint": (9 + 54 + 9, 4), "first": (36, 6)}
-    gone = 4 - int(left["stem.weight"].sum()), 6 - int(left["first.weight"].sum())
-    assert masks.removed == gone[0] * weights["joint"][0] + gone[1] * weights["first"][0]
+    pruned = 4 - int(left["stem.weight"].sum()), 6 - int(left["first.weight"].sum())
+    assert masks.removed == pruned[0] * weights["joint"][0] + pruned[1] * weights["first"][0]
     if method == "layer_l1":  # half of the joint ones, half of the others
-        assert gone == (2, 3)
+        assert pruned == (2, 3)
 
 
 @needs_torch_pruning
-def test_scores_of_joint_filters_by_hand() -> None:
+def test_scores_of_coupled_filters_by_hand() -> None:
     torch.manual_seed(0)
     net = Residual().eval()
     masks = masks_of(net, "layer_mag", 0.25, batches=images(), structure="filter")
@@ -296,7 +298,7 @@ def test_scores_of_joint_filters_by_hand() -> None:
 
 
 @needs_torch_pruning
-def test_filters_that_cannot_go_are_refused_with_the_reason() -> None:
+def test_filters_that_cannot_be_removed_are_refused_with_the_reason() -> None:
     from pruning.models import build
 
     net = Residual().eval()
@@ -316,11 +318,11 @@ def test_filters_that_cannot_go_are_refused_with_the_reason() -> None:
         )
 
 
-# The scale of the normalisation behind filters
+# The scale of the normalisation that follows a filter
 
 
 @needs_torch_pruning
-def test_filters_of_the_smallest_normalisation_scales_go() -> None:
+def test_filters_with_the_smallest_normalisation_scales_are_removed() -> None:
     net = plain()
     net[1].weight.data = torch.tensor([0.3, -2.0, 0.1, -0.2, 1.0, 0.5])  # type: ignore[union-attr]
     masks = masks_of(
@@ -330,7 +332,7 @@ def test_filters_of_the_smallest_normalisation_scales_go() -> None:
 
 
 @needs_torch_pruning
-def test_of_several_normalisations_that_follow_joint_filters_the_mean_counts() -> None:
+def test_the_scale_of_coupled_filters_is_the_mean_over_their_normalisations() -> None:
     class Normalised(Residual):
         def __init__(self) -> None:
             super().__init__()
@@ -388,7 +390,7 @@ def test_a_floor_for_weights_by_hand() -> None:
     floor=st.sampled_from([0.01, 0.1, 0.3]),
     seed=st.integers(0, 99),
 )
-def test_a_floor_removes_the_lowest_of_what_it_does_not_protect(
+def test_a_floor_removes_the_lowest_unprotected_weights(
     sizes: list[int], sparsity: float, floor: float, seed: int
 ) -> None:
     torch.manual_seed(seed)
