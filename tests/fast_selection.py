@@ -27,6 +27,7 @@ SLOW = {
 # Tests that take seconds each because of the size of their networks.
 LARGE_NETWORKS = (
     "axes/test_combinations.py::test_synflow_empties_no_layer_of_vgg16",
+    "cli/test_readme.py::test_the_python_blocks_run_in_order",
     "core/test_torchvision_networks.py::",
     "measure/test_bench.py::",
 )
