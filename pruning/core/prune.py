@@ -60,6 +60,10 @@ class PruneOptions:
     floor: float = 0.0
     prune_classifier: bool = False
 
+    def layers(self, model: nn.Module) -> list[Layer]:
+        """Return the layers of `model` to prune."""
+        return prunable_layers(model, self.include, self.exclude, prune_classifier=self.prune_classifier)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -140,22 +144,20 @@ def plan(
     loss: Loss = functional.cross_entropy,
     stage: Stage = lambda name: nullcontext(),
 ) -> Plan:
-    """Compute a pruning without changing the model.
+    """Compute a pruning without changing the model. A long function, to show the whole algorithm in one place.
 
     Args:
-        batches: Iterable of (inputs, targets), for scores that read gradients or activations, and for coupled
-            structures (filters), to find which layers share channels.
-        masks: Result of an earlier pruning to build on. What it removed stays removed, even beyond the requested
-            amount. Without it, weights that are exactly zero count as pruned, so that a second pruning builds on the
-            first. Amounts are fractions or counts of the dense network.
+        batches: Iterable of (inputs, targets), for scores that read gradients or activations, and for filters, to find
+            which layers share channels.
+        masks: Result of an earlier pruning; what it removed stays removed, even beyond the target. Without it, weights
+            that are zero count as pruned. Targets are fractions or counts of the dense network.
         accumulated: Result of `pruning.accumulate`, for methods whose scores accumulate during training.
         loss: ``(outputs, targets) -> Tensor``, the mean over a batch.
         stage: Returns a context for "scoring" (computing statistics) and "masking" (everything else), to time them.
 
     Raises:
-        PruningError: unknown or incompatible method and structure; an amount or floor that is out of range or cannot be
-            reached; layers that the structure does not fit; missing batches or accumulated sums; nothing to prune;
-            scores that are not finite; masks of another network.
+        PruningError: unknown or incompatible options, a target or floor that cannot be reached, layers that the
+            structure does not fit, missing batches or sums, scores that are not finite, or masks of another network.
     """
     methods.check(options.method, options.structure)
     allocation, score = methods.split(options.method)
@@ -164,9 +166,7 @@ def plan(
     # Layers and budgets
     target = sparsity_target(options.sparsity, options.count, options.structure)
     _check_floor(options)
-    layers = prunable_layers(
-        model, options.include, options.exclude, prune_classifier=options.prune_classifier
-    )
+    layers = options.layers(model)
     earlier = _earlier_masks(masks, layers)
     budgets = layer_budgets(allocation, target, layers)
 
@@ -190,19 +190,19 @@ def plan(
         # Masks
         with stage("masking"):
             scorer = LayerScorer(current, score, options.seed, kept, {**statistics, **sums})
-            selected = select(
-                budgets_at(step / steps, budgets, earlier, layers), groups, scorer, options.floor
-            )
+            step_budgets = budgets_at(step / steps, budgets, earlier, layers)
+            selected = select(step_budgets, groups, scorer, options.floor)
             kept = {layer.name: selected[layer.name].view(layer.shape) for layer in layers}
             # Corrections
             corrected = scorer.corrected(kept)
 
     with stage("masking"):
-        new = Masks(
-            {layer.name: _in_memory_format(kept[layer.name], layer.parameter) for layer in layers},
-            {**(masks.dependent_masks if masks is not None else {}), **_dependent_masks(model, groups, kept)},
-        )
-    return Plan(model, new, corrected)
+        dependent = {
+            **(masks.dependent_masks if masks is not None else {}),
+            **_dependent_masks(model, groups, kept),
+        }
+        kept = {layer.name: _in_memory_format(kept[layer.name], layer.parameter) for layer in layers}
+    return Plan(model, Masks(kept, dependent), corrected)
 
 
 def check(model: nn.Module, method: str, structure: str, layers: Sequence[Layer], images: Tensor) -> None:
