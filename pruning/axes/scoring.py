@@ -22,7 +22,7 @@ from pruning.registry import SCORES
 
 @dataclass(frozen=True)
 class Weights:
-    """What a score receives: a layer, or a flat slice of it.
+    """The argument of a score: a layer, or a flat slice of it.
 
     Attributes:
         value: The weights, float32.

@@ -84,7 +84,7 @@ class LayerScorer:
         return mask & self.kept[name] if name in self.kept else mask
 
     def weights(self, name: str) -> Weights:
-        """Return what a score receives of a whole layer. The values are copies in which pruned weights are zero."""
+        """Return a whole layer as the argument of a score. The values are copies in which pruned weights are zero."""
         layer = self._layers[name]
         return Weights(
             without_pruned(layer.parameter.detach(), self.kept.get(name)).to(torch.float32, copy=True),

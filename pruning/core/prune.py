@@ -35,7 +35,7 @@ Stage = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions:
-    """What to prune and how; the same for every model and every batch of data.
+    """Options of a pruning, independent of the model and the data.
 
     Attributes:
         method: `{allocation}_{score}` (global_mag, layer_grad, ...), or a method with its own name (lamp, random, ...).
