@@ -124,12 +124,12 @@ def ids(command: Command) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the commands need: configs, complete runs, the files of README's Python blocks, images."""
+    """A folder with what the commands need: configs, complete runs, the files of the Python blocks, images."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("readme")
     (folder / "configs").symlink_to(ROOT / "configs")
-    for block in blocks(README, "python"):
+    for block in (block for page in PAGES for block in blocks(page.read_text(), "python")):
         if title := re.match(r"# (\w+\.py)\n", block):
             (folder / title[1]).write_text(block)
     (folder / "net.py").write_text(NETWORK)
