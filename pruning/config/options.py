@@ -38,12 +38,12 @@ class Choice:
 
 
 def structure_names() -> list[str]:
-    """Every structure, an example standing for those with numbers in their name: weight, filter, block4x4, 2:4."""
+    """Return the name of every structure, with an example for names with numbers: weight, filter, block4x4, 2:4."""
     return [entry.spec.example or entry.name for entry in STRUCTURES.entries().values()]
 
 
 def check_structure(name: str) -> None:
-    """PruningError for an unknown structure, or for numbers in its name that make none."""
+    """Raise PruningError for an unknown structure or for invalid numbers in its name."""
     STRUCTURES.get(name)
     fixed_sparsity(name)
 
@@ -100,7 +100,7 @@ class DenseTrainingOptions(OptionGroup):
     """Dense training"""
 
     epochs: int = Field(10, ge=0, description="Epochs of dense training.")
-    lr: float = Field(0.1, gt=0, description="Base learning rate; also the peak if --max-lr is not given.")
+    lr: float = Field(0.1, gt=0, description="Peak learning rate; with --max-lr, the initial learning rate.")
     max_lr: float | None = Field(
         None, gt=0, description="Peak of the one-cycle learning rate (default: --lr)."
     )
@@ -125,31 +125,37 @@ class PruningOptions(OptionGroup):
         None, ge=1, description="Instead of --sparsity: final ratio of all parameters to non-zero ones."
     )
     count: int | None = Field(
-        None, ge=0, description="Instead of --sparsity: number of weights removed (per layer if layerwise)."
+        None,
+        ge=0,
+        description="Instead of --sparsity: number of weights removed (per layer with layer_* methods).",
     )
     layer_sparsity: str | None = Field(
-        None, description='Instead of --sparsity: one per layer type or name, such as "conv=0.2 linear=0.4".'
+        None,
+        description='Instead of --sparsity: sparsity per layer type or layer name, such as "conv=0.2 linear=0.4".',
     )
     max_drop: float | None = Field(
         None,
         ge=0,
         le=100,
-        description="Instead of --sparsity: points of validation top-1 that pruning may cost.",
+        description="Instead of --sparsity: maximum drop in validation top-1 accuracy, in percentage points.",
     )
-    floor: float = Field(0.0, ge=0, le=1, description="Fraction of its weights that every layer keeps.")
+    floor: float = Field(0.0, ge=0, le=1, description="Minimum fraction of weights kept in each layer.")
     rounds: int = Field(
-        3, ge=1, description="Prune and fine-tune rounds; one_shot and gradual have 1, until 8 by default."
+        3,
+        ge=1,
+        description="Number of prune-and-fine-tune rounds; one_shot and gradual use 1, until uses 8 by default.",
     )
     schedule: ScheduleName = Field("geometric", description="How the sparsity grows over the rounds.")
     prune_every: int | None = Field(
         None,
         ge=1,
-        description="Batches between pruning steps of --schedule gradual (default: about 20 steps).",
+        description="Batches between pruning steps of --schedule gradual (default: about 20 pruning steps in all).",
     )
     prune_until: float | None = Field(
         None,
         gt=0,
-        description="Fine-tuning epoch of the last pruning step of --schedule gradual (default: two thirds).",
+        description="Fine-tuning epoch of the last pruning step of --schedule gradual "
+        "(default: two thirds of the fine-tuning epochs).",
     )
     structure: StructureName = Field("weight", description="Unit of pruning.")
     include: tuple[str, ...] = Field(
@@ -168,7 +174,7 @@ class PruningOptions(OptionGroup):
 class FinetuningOptions(OptionGroup):
     """Fine-tuning"""
 
-    finetune: FinetuneName = Field("continue", description="Fine-tuning policy after each pruning.")
+    finetune: FinetuneName = Field("continue", description="Fine-tuning policy after each pruning step.")
     finetune_epochs: int = Field(
         3,
         ge=0,
@@ -206,7 +212,8 @@ class OutputOptions(OptionGroup):
     log_interval: int = Field(100, ge=1, description="Batches between two lines of the log.")
     checkpoint_interval: float = Field(30.0, gt=0, description="Seconds between two checkpoints.")
     share_rounds: bool = Field(
-        False, description="Share rounds with runs that differ only in how far they prune."
+        False,
+        description="Share rounds with runs that differ only in the final sparsity and number of rounds.",
     )
     measure_seconds: float = Field(
         0.5, ge=0, description="Seconds of latency measurement per batch size; 0 skips it."
