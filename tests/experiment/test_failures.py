@@ -34,15 +34,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def finish(place: Path) -> None:
     process = fork(*RUN, cwd=place)
-    said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    output = process.communicate(timeout=120)
+    assert process.returncode == 0, output
 
 
-def assert_stopped(process: subprocess.CompletedProcess[str] | ForkedProcess, said: str) -> None:
+def assert_stopped(process: subprocess.CompletedProcess[str] | ForkedProcess, output: str) -> None:
     """Exit code 1 and one sentence, no traceback."""
-    assert process.returncode == 1, said
-    assert said.startswith("error: ")
-    assert "Traceback" not in said
+    assert process.returncode == 1, output
+    assert output.startswith("error: ")
+    assert "Traceback" not in output
 
 
 def assert_nothing_damaged(runs: Path) -> None:
@@ -92,9 +92,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk(undisturbed: dict[str, Any], small_disk: Path) -> None:
     process = fork(*RUN, cwd=small_disk)
-    _, said = process.communicate(timeout=120)
-    assert_stopped(process, said)
-    assert "No space left on device" in said
+    _, output = process.communicate(timeout=120)
+    assert_stopped(process, output)
+    assert "No space left on device" in output
     assert_nothing_damaged(small_disk / "runs")
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     finish(small_disk)
@@ -107,9 +107,9 @@ def test_a_folder_that_vanishes(phase: str, gone: str, undisturbed: dict[str, An
     wait_for_event(tmp_path / "runs/run", process, event="batch", phase=phase)
     while (tmp_path / gone / "run").exists() or (tmp_path / gone / "events.jsonl").exists():
         shutil.rmtree(tmp_path / gone, ignore_errors=True)
-    _, said = process.communicate(timeout=60)
-    assert_stopped(process, said)
-    assert "could not be written" in said
+    _, output = process.communicate(timeout=60)
+    assert_stopped(process, output)
+    assert "could not be written" in output
     assert_nothing_damaged(tmp_path / "runs")
     finish(tmp_path)
     assert reproducible_result(tmp_path / "runs/run") == undisturbed
@@ -141,10 +141,10 @@ def test_out_of_memory_says_which_option_helps(tmp_path: Path) -> None:
     # Next to nothing for the two images of a trial, more than any machine has for a batch.
     hungry = net(tmp_path, "torch.empty(len(images) ** 7)")
     process = fork(*RUN, "--arch", hungry, "--batch-size", "128", cwd=tmp_path)
-    _, said = process.communicate(timeout=60)
-    assert_stopped(process, said)
-    assert "Out of memory" in said
-    assert "--batch-size" in said
+    _, output = process.communicate(timeout=60)
+    assert_stopped(process, output)
+    assert "Out of memory" in output
+    assert "--batch-size" in output
     assert_nothing_damaged(tmp_path / "runs")
 
 

@@ -150,7 +150,7 @@ def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
 ) -> None:
     config = diverging(tmp_path, 0.6)
     run(config, SilentObserver())
-    result, whole = read_result(tmp_path / "run"), reproducible_result(tmp_path / "run")
+    result, uninterrupted = read_result(tmp_path / "run"), reproducible_result(tmp_path / "run")
     rounds = result["rounds"]
     assert [entry["held"] for entry in rounds] == [True, False, False, True]
     assert [entry["target_sparsity"] for entry in rounds[:2]] == [0.5, 0.75]
@@ -168,7 +168,7 @@ def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
     )
     assert all(check.agrees for check in verify(RunFolder(tmp_path / "run"), SilentObserver()))
 
-    # It is shown, and interrupted again and again it ends with the same bits.
+    # The rolled-back round is shown, and a run that is interrupted again and again ends bit-identical.
     Console().result(result, "runs/run")
     for entry in rounds:
         Console().event(RoundFinished(entry=entry))
@@ -177,7 +177,7 @@ def test_a_round_whose_training_diverges_is_one_that_did_not_hold(
     assert "warning: Round 2 counts as" in shown.err
     shutil.rmtree(tmp_path / "run")
     assert run_with_interruptions(11, lambda observer: run(config, observer)) > 2
-    assert reproducible_result(tmp_path / "run") == whole
+    assert reproducible_result(tmp_path / "run") == uninterrupted
 
 
 def test_a_dense_training_that_diverges_stops_the_search(tmp_path: Path) -> None:

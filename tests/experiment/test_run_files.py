@@ -1,4 +1,4 @@
-"""The files of a run: the newest good checkpoint, a log without gaps, a record that is sealed."""
+"""The files of a run: the newest good checkpoint, a log without gaps, a record with its digest."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_a_damaged_record_is_refused_by_name(tmp_path: Path) -> None:
         folder.read_result()
 
 
-def test_the_record_is_sealed_with_digests(tmp_path: Path) -> None:
+def test_the_record_contains_its_digest(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "run")
     write_tensors_atomic(folder.model, {"w": torch.ones(2)})
     write_tensors_atomic(folder.masks, {"w": torch.ones(2, dtype=torch.bool)})
-    sealed = folder.write_result({"schema_version": 1, "final": {"top1": 80.0}})
-    assert json.loads(folder.result.read_text()) == sealed
-    assert sealed["sha256"]["result.json"] == record_digest(sealed)
-    sealed["final"]["top1"] = 80.1
-    assert sealed["sha256"]["result.json"] != record_digest(sealed)
+    record = folder.write_result({"schema_version": 1, "final": {"top1": 80.0}})
+    assert json.loads(folder.result.read_text()) == record
+    assert record["sha256"]["result.json"] == record_digest(record)
+    record["final"]["top1"] = 80.1
+    assert record["sha256"]["result.json"] != record_digest(record)

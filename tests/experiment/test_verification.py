@@ -221,9 +221,9 @@ def test_a_record_elsewhere_verifies(run: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, said = verified(tmp_path, capsys)
+    code, output = verified(tmp_path, capsys)
     assert code == 2
-    assert "no complete run" in said
+    assert "no complete run" in output
 
 
 def test_a_search_from_given_weights_is_opened_again_when_these_are_gone(
