@@ -179,14 +179,16 @@ def plan(
 
     # Blocks that keep n weights of their own (N:M) reach their sparsity in one step.
     steps = spec.iterations if fixed_sparsity(options.structure) is None else 1
-    if steps > 1 and batches is not None:
-        batches = list(batches)
+    if batches is not None and (steps > 1 or len(need_batches(spec.statistics)) > 1):
+        batches = list(batches)  # read more than once
     kept, corrected = earlier, dict[str, Tensor]()
     for step in range(1, steps + 1):
         # Scores
         with stage("scoring"):
             current = _remaining(layers, kept, corrected) if kept and spec.statistics else layers
-            statistics = compute_statistics(spec.statistics, model, current, batches or (), loss, groups)
+            statistics = compute_statistics(
+                spec.statistics, model, current, batches or (), loss, groups, elementwise=spec.elementwise
+            )
         # Masks
         with stage("masking"):
             scorer = LayerScorer(current, score, options.seed, kept, {**statistics, **sums})

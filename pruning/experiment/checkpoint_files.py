@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.utils.digests import digest, file_digest
-from pruning.utils.files import read_tensors, write_bytes_atomic, write_tensors_atomic
+from pruning.utils.files import read_tensors, write_bytes_atomic, write_error, write_tensors_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,15 @@ class CheckpointFiles:
         self.folder = folder
 
     def save(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Write a checkpoint, then delete all but the newest two."""
+        """Write a checkpoint, then delete all but the newest two.
+
+        Raises:
+            RunStoppedError: The file cannot be written, or the folder of the run was removed.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)  # without its parents: a removed run is not created again
+        except OSError as error:
+            raise write_error(self.folder, error.strerror or str(error)) from error
         number = max(self._numbers(), default=0) + 1
         write_tensors_atomic(self._tensors(number), tensors)
         sealed = {

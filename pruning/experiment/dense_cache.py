@@ -129,6 +129,7 @@ def dense_network(session: Session, *, fresh: bool) -> DenseStates:
 
 def _train(session: Session, folder: DenseFolder) -> dict[str, Any]:
     """Train the network, from the last checkpoint if there is one, and write it to the cache."""
+    folder.path.mkdir(parents=True, exist_ok=True)
     resumed = _resume(session, folder)
 
     def save(training: TrainingSnapshot) -> None:

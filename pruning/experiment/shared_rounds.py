@@ -62,7 +62,9 @@ def write(session: Session) -> None:
 
     tensors, values = checkpoint_of(session).pack()
     first_rounds = _first_rounds(session, len(session.progress.rounds))
-    _files(session, first_rounds).save(tensors, {**values, "first_rounds": first_rounds})
+    files = _files(session, first_rounds)
+    files.folder.parent.mkdir(exist_ok=True)
+    files.save(tensors, {**values, "first_rounds": first_rounds})
 
 
 def _first_rounds(session: Session, rounds: int) -> dict[str, Any]:

@@ -121,3 +121,41 @@ def test_a_user_correction_replaces_the_kept_weights(register: Register) -> None
     model.weight.data = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     pruning.prune(model, "global_corrected", count=1)
     torch.testing.assert_close(model.weight.detach(), torch.tensor([[0.0, 2.0, 3.0, 4.0]]) * 10 / 9)
+
+
+def test_a_score_may_read_two_statistics_of_batches_given_as_an_iterator(register: Register) -> None:
+    @register(SCORES, "both", statistics=("gradient", "input norm"), elementwise=True)
+    def both(weights: Weights) -> Tensor:
+        return weights["gradient"].abs() * weights["input norm"]
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    batches = [(torch.randn(5, 4), torch.randint(0, 3, (5,))) for _ in range(3)]
+    masks = masks_of(model, "global_both", 0.5, batches=iter(batches))
+    assert masks == masks_of(model, "global_both", 0.5, batches=batches)
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [
+        (lambda layer: torch.zeros(layer.shape).T, r"\(4, 6\)"),
+        (lambda layer: torch.zeros(1), r"\(1,\)"),
+        (lambda layer: torch.zeros(layer.shape, dtype=torch.float64), r"float64"),
+        (lambda layer: None, "nothing"),
+    ],
+)
+def test_a_statistic_of_wrong_shape_or_type_is_refused_with_its_name_and_the_layer(
+    returned: Any, found: str, register: Register
+) -> None:
+    @register(STATISTICS, "odd")
+    def odd(model: nn.Module, layers: Sequence[Layer], batches: Any, loss: Any) -> dict[str, Any]:
+        tensors = {layer.name: returned(layer) for layer in layers}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    @register(SCORES, "odd_score", statistics=("odd",), elementwise=True)
+    def odd_score(weights: Weights) -> Tensor:
+        return weights["odd"]
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    batches = [(torch.randn(5, 4), torch.randint(0, 3, (5,)))]
+    with pytest.raises(PruningError, match=rf"'odd' returned .*{found}.* for 0\.weight.*\(6, 4\)"):
+        masks_of(model, "global_odd_score", 0.5, batches=batches)

@@ -62,7 +62,10 @@ def on_device(batches: Batches, layers: Sequence[Layer]) -> Iterator[tuple[Tenso
         dtype = like.dtype if inputs.is_floating_point() else inputs.dtype
         yield inputs.to(like.device, dtype), targets.to(like.device)
     if empty:
-        raise PruningError("batches is empty: scoring needs at least one batch of (inputs, targets).")
+        raise PruningError(
+            "There is no batch (left): scoring needs at least one batch of (inputs, targets). An iterator can be read "
+            "only once; list(batches) can be read again."
+        )
 
 
 @contextmanager

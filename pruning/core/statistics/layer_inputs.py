@@ -34,8 +34,8 @@ def input_norms(
     model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
 ) -> dict[str, Tensor]:
     """L2 norm of the input that a weight multiplies, over all samples (and positions, for images)."""
-    sums = _sum_inputs(model, layers, batches, torch.square)
-    return {layer.name: _expand_to_weights(layer, model, sums[layer.name].total.sqrt()) for layer in layers}
+    sums = sum_inputs(model, layers, batches, torch.square)
+    return {layer.name: expand_to_weights(layer, model, sums[layer.name].total.sqrt()) for layer in layers}
 
 
 @STATISTICS.register("mean input", reads_layer_inputs=True, source="Blalock et al. 2020, arXiv 2003.03033")
@@ -43,17 +43,17 @@ def input_means(
     model: nn.Module, layers: Sequence[Layer], batches: Batches, loss: Loss = functional.cross_entropy
 ) -> dict[str, Tensor]:
     """Mean of abs(x) of the input x that a weight multiplies, over all samples (and positions, for images)."""
-    sums = _sum_inputs(model, layers, batches, torch.abs)
+    sums = sum_inputs(model, layers, batches, torch.abs)
     return {
-        layer.name: _expand_to_weights(layer, model, sums[layer.name].total / max(sums[layer.name].count, 1))
+        layer.name: expand_to_weights(layer, model, sums[layer.name].total / max(sums[layer.name].count, 1))
         for layer in layers
     }
 
 
-def _sum_inputs(
+def sum_inputs(
     model: nn.Module, layers: Sequence[Layer], batches: Batches, function: Callable[[Tensor], Tensor]
 ) -> dict[str, InputSum]:
-    """Return by layer the sum of `function` of each input feature."""
+    """Return for each layer the sum of `function(x)` over the values x of each input feature."""
     refuse_layers_without_inputs(layers)
     named = dict(model.named_parameters(remove_duplicate=False))
     names = {id(named[layer.name]): layer.name for layer in layers}
@@ -103,7 +103,7 @@ def refuse_layers_without_inputs(layers: Sequence[Layer]) -> None:
         )
 
 
-def _expand_to_weights(layer: Layer, model: nn.Module, features: Tensor) -> Tensor:
+def expand_to_weights(layer: Layer, model: nn.Module, features: Tensor) -> Tensor:
     """Expand one number per input feature to one number per weight that multiplies the feature."""
     module: Any = model.get_submodule(layer.module)
     kernel = [1] * (len(layer.shape) - 2)
