@@ -59,8 +59,8 @@ class Spec:
 class ScoreSpec(Spec):
     """Attributes of a score.
 
-    statistics: names in `STATISTICS` of what the score reads besides the weights; without any, no batches are needed.
-    accumulates: names in `ACCUMULATORS` of sums over the training steps since the last pruning that the score reads.
+    statistics: names in `STATISTICS` of the statistics that the score reads; without any, no batches are needed.
+    accumulates: names in `ACCUMULATORS` of the sums over the training steps since the last pruning step that it reads.
     elementwise: the score of a weight depends on that weight alone. Such a score is computed on flat slices of a layer,
         without a copy of all scores; any other score receives the whole layer in its own shape.
     zero_is_lowest: zero weights, and only those, have the lowest possible score.
@@ -69,8 +69,8 @@ class ScoreSpec(Spec):
     allocation: the only allocation that the score is defined for; the method then has the score's own name.
     structures: the only structures that the score is defined for; all if empty.
     reason: why `structures` are the only ones, for the error message.
-    iterations: number of steps that one pruning is divided into; each step scores the weights that the last one kept.
-    correction: name in `CORRECTIONS` of the update of the kept weights after a pruning.
+    iterations: number of iterations of one pruning step; each scores the weights that the last one kept.
+    correction: name in `CORRECTIONS` of the update of the kept weights after a pruning step.
     """
 
     statistics: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ class ScheduleSpec(Spec):
 
     rounds: the only number of rounds that the schedule allows; any if None.
     default_rounds: number of rounds if --rounds is not given; the general default if None.
-    during_finetuning: the prunings are steps inside the fine-tuning of a single round, not rounds.
+    during_finetuning: the pruning steps are inside the fine-tuning of a single round; False: one per round.
     searches: there is no target; the accuracy of the rounds so far determines the next sparsity (--max-drop).
     """
 
@@ -156,7 +156,7 @@ class ScheduleSpec(Spec):
 class FinetuneSpec(Spec):
     """Attributes of a fine-tuning policy.
 
-    trains: False if there is no training after a pruning.
+    trains: False if there is no training after a pruning step.
     replays_dense_training: trains by the dense recipe from --rewind-epoch to its end, not by --finetune-epochs and
         --finetune-lr.
     needs_rewind_state: needs the dense network's state after --rewind-epoch.

@@ -1,4 +1,4 @@
-"""Axis 4, fine-tuning: how training continues after a pruning.
+"""Axis 4, fine-tuning: how training continues after a pruning step.
 
 A policy is a function ``(context) -> FinetunePlan``. The plan holds the weights to start from, the training recipe and
 the loss of one round. The masks are applied again after the start weights are loaded, and held throughout. A policy
@@ -94,7 +94,7 @@ def rewind_learning_rate(context: FinetuneContext) -> FinetunePlan:
 @FINETUNINGS.register(
     "reinit", source="Frankle and Carbin 2019, arXiv 1803.03635; Liu et al. 2019, arXiv 1810.05270"
 )
-def reinitialise(context: FinetuneContext) -> FinetunePlan:
+def reinitialize(context: FinetuneContext) -> FinetunePlan:
     """Control: reinitialise all remaining weights, as if the pruned network had never been trained
 
     Batch-norm statistics are reset too. Every round has other weights.

@@ -206,6 +206,6 @@ def describe_target(event: events.RunStarted) -> str:
     if max_drop is not None:
         return f"largest sparsity at which validation top-1 drops by at most {max_drop:g} points"
     sparsities = "sparsity " + ", ".join(format_percent(sparsity) for sparsity in event.sparsities)
-    if event.prunings > len(event.sparsities):
-        return f"{sparsities}, in {event.prunings} steps during fine-tuning"
+    if event.pruning_steps > len(event.sparsities):
+        return f"{sparsities}, in {event.pruning_steps} steps during fine-tuning"
     return sparsities

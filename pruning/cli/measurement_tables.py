@@ -38,7 +38,7 @@ def show_latencies(terminal: Terminal, measured: Mapping[str, Any]) -> None:
 
 
 def show_export(terminal: Terminal, export: ExportResult) -> None:
-    """Print what was written and how it compares with the network."""
+    """Print the exported file, its size and its accuracy against the network."""
     terminal.note(
         f"{export.path}: {export.bytes:,} bytes, read back and compared on {export.images:,} images: "
         f"top-1 {export.file_top1:.2f} % (network {export.top1:.2f} %), "
@@ -46,7 +46,7 @@ def show_export(terminal: Terminal, export: ExportResult) -> None:
     )
     details = dict(export.details)
     measured, layers, widths = (details.pop(name, None) for name in ("measured", "layers", "widths"))
-    left = details.pop("left", {})
+    remaining = details.pop("remaining_zero_filters", {})
     for name, value in details.items():
         shown = f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value}"
         terminal.note(shown)
@@ -55,7 +55,7 @@ def show_export(terminal: Terminal, export: ExportResult) -> None:
         terminal.table("removed channels", ["layer", "before", "now"], rows)
     elif widths is not None:
         terminal.note("No channel could be removed: the network has its original size.")
-    for name, reason in left.items():
+    for name, reason in remaining.items():
         terminal.note(f"{name}: {reason}")
     if layers:
         _show_sparse_layers(terminal, layers)

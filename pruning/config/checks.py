@@ -304,7 +304,7 @@ def accumulated_scores_have_training(config: RunConfig) -> None:
     needs = f"--method {config.method} accumulates {' and '.join(names)} during training"
     if not config.epochs:
         raise PruningError(
-            f"{needs}, but --epochs 0 trains nothing before the first pruning. Give --epochs (with --weights or "
+            f"{needs}, but --epochs 0 trains nothing before the first pruning step. Give --epochs (with --weights or "
             "--pretrained they fine-tune) or --schedule gradual.",
             options=("method", "epochs"),
         )

@@ -62,7 +62,7 @@ class Accumulated(Mapping[str, Mapping[str, Tensor]]):
             optimizer.register_step_pre_hook(_step_hook(function, self._sums[name], self._layers))
 
     def clear(self) -> None:
-        """Set all sums to zero, as after a pruning."""
+        """Set all sums to zero, as after a pruning step."""
         for sum_ in self.tensors().values():
             sum_.zero_()
 
@@ -87,7 +87,7 @@ def accumulate(
 ) -> Accumulated:
     """Accumulate at every step of `optimizer` what the scores of `method` read; the result is an argument of `prune`.
 
-    Call `clear()` on the result after a pruning. `include`, `exclude` and `prune_classifier` are those of `prune`.
+    Call `clear()` on the result after a pruning step. `include`, `exclude` and `prune_classifier` are those of `prune`.
 
     Raises:
         PruningError: the scores of this method do not accumulate.

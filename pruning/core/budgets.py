@@ -49,12 +49,12 @@ def layer_budgets(allocation: str, target: SparsityTarget, layers: Sequence[Laye
 def budgets_at(
     progress: float, budgets: Sequence[LayerBudget], earlier: Mapping[str, Tensor], layers: Sequence[Layer]
 ) -> list[LayerBudget]:
-    """Return the budgets after the fraction `progress` of a pruning in steps.
+    """Return the budgets after the fraction `progress` of a pruning step in several iterations.
 
     Every step keeps the same fraction of the weights that the last one kept.
 
     Args:
-        earlier: The masks before the pruning.
+        earlier: The masks before the pruning step.
     """
     if progress == 1:
         return list(budgets)

@@ -84,7 +84,7 @@ class DependencyGroup:
 
     def obstacle(self) -> str | None:
         """Return why these channels cannot be removed, or None if they can."""
-        if not any(True for _ in self._readers()):
+        if not any(True for _ in self._consumers()):
             return "these channels are the network's output"
         return next(
             (reason for item in self._items if (reason := self._node_obstacle(item.dep.target))), None
@@ -104,7 +104,7 @@ class DependencyGroup:
             return None
         return f"they pass through {self._names.get(module) or kind.lower()}, which mixes or moves channels"
 
-    def _readers(self) -> Iterator[tuple[str, Any]]:
+    def _consumers(self) -> Iterator[tuple[str, Any]]:
         """Yield (name, torch-pruning's item) for every layer that has these channels as inputs."""
         for item in self._items:
             module, kind = item.dep.target.module, item.dep.target.type.name
@@ -119,7 +119,7 @@ class DependencyGroup:
             zero_inputs: Layer name -> bool (input channels,), True where the input is always zero.
         """
         read: set[int] = set()
-        for name, item in self._readers():
+        for name, item in self._consumers():
             zero = zero_inputs[name].tolist()
             read |= {root for index, root in zip(item.idxs, item.root_idxs, strict=True) if not zero[index]}
         return [channel for channel in range(self.channels) if channel not in read]
@@ -129,7 +129,7 @@ class DependencyGroup:
         if not channels:
             return
         removed = set(channels)
-        for name, item in self._readers():
+        for name, item in self._consumers():
             out = [index for index, root in zip(item.idxs, item.root_idxs, strict=True) if root in removed]
             keep = torch.ones(len(zero_inputs[name]), dtype=torch.bool)
             keep[out] = False

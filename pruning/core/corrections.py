@@ -1,7 +1,7 @@
 """Corrections of the kept weights for the loss of the pruned ones.
 
-A correction is a registered function ``(weights, kept) -> Tensor`` that returns a layer's weights after a pruning; a
-score names it as its `ScoreSpec.correction`. `weights` is what the score received, and `kept` is bool, of the same
+A correction is a registered function ``(weights, kept) -> Tensor``. It returns a layer's weights after a pruning step.
+A score names it as its `ScoreSpec.correction`. `weights` is what the score received, and `kept` is bool, of the same
 shape. Pruned weights must be zero in the result.
 """
 

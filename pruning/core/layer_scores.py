@@ -17,19 +17,18 @@ from pruning.errors import PruningError
 from pruning.registry import CORRECTIONS, SCORES
 
 CPU_SLICE = 1 << 17  # weights per thread; the scores of a slice stay in the cache of a core
-DEVICE_SLICE = 1 << 24  # a float32 sum counts exactly up to this many flags
+DEVICE_SLICE = 1 << 24  # a float32 sum of bools is exact up to 2^24
 
 
 class LayerScorer:
-    """Scores of layers by name, with one score and everything that it depends on.
+    """Scores of layers by name, with one score function and its inputs.
 
     Args:
         layers: The layers; their parameters can be copies.
         score: Name of the score.
-        seed: For scores that draw at random.
-        kept: Layer name -> mask of the prunings so far; empty if there is none. Weights that are exactly zero then
-            count as pruned.
-        statistics: Statistic or accumulator -> layer name -> tensor.
+        seed: For random scores.
+        kept: Layer name -> mask after the earlier pruning steps. If empty, weights of exactly zero count as pruned.
+        statistics: Name of a statistic or accumulator -> layer name -> tensor.
     """
 
     def __init__(
@@ -76,15 +75,15 @@ class LayerScorer:
         return scores
 
     def pruned(self, name: str) -> Tensor:
-        """Return where a layer's weights are already pruned: by the masks, or without masks where they are zero."""
+        """Return a bool tensor, True where a layer's weights are already pruned (without earlier masks: zero)."""
         return ~self.kept[name] if name in self.kept else self._layers[name].parameter.detach() == 0
 
-    def with_earlier(self, name: str, mask: Tensor) -> Tensor:
-        """Return the mask without what was pruned before."""
+    def combine_with_previous_mask(self, name: str, mask: Tensor) -> Tensor:
+        """Return `mask` with the weights that earlier pruning steps removed set to False."""
         return mask & self.kept[name] if name in self.kept else mask
 
     def weights(self, name: str) -> Weights:
-        """Return a whole layer as the argument of a score. The values are copies in which pruned weights are zero."""
+        """Return the argument of the score function for a whole layer: a copy in which pruned weights are zero."""
         layer = self._layers[name]
         return Weights(
             without_pruned(layer.parameter.detach(), self.kept.get(name)).to(torch.float32, copy=True),
@@ -95,7 +94,7 @@ class LayerScorer:
         )
 
     def corrected(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return layer name -> weights after a pruning to `kept`; empty if the score has no correction."""
+        """Return layer name -> weights corrected for the masks `kept`; empty if the score has no correction."""
         if self._spec.correction is None:
             return {}
         correct = CORRECTIONS.get(self._spec.correction)
@@ -106,7 +105,7 @@ class LayerScorer:
 
 
 def without_pruned(parameter: Tensor, kept: Tensor | None) -> Tensor:
-    """Return the parameter itself, or a copy in which the weights that are not `kept` are zero."""
+    """Return a copy of the parameter with zeros where `kept` is False; the parameter itself if `kept` is None."""
     return parameter if kept is None else parameter.masked_fill(~kept, 0)
 
 
@@ -115,8 +114,8 @@ class StreamedScores:
     """A `ScoreStream` that computes the scores slice by slice from the layer's weights, without copying them.
 
     Attributes:
-        pruned: Where weights are already pruned, if there are earlier masks.
-        zeros_are_pruned: Without earlier masks, weights that are zero count as pruned.
+        pruned: Bool tensor, True where weights are already pruned; None without earlier masks.
+        zeros_are_pruned: Whether weights of exactly zero count as pruned.
     """
 
     name: str
@@ -208,7 +207,7 @@ def _slices(size: int, device: torch.device) -> Iterator[range]:
 def _check_scores(name: str, scores: Tensor, values: Tensor) -> None:
     """Raise PruningError unless the scores are finite float32 numbers of the weights' shape.
 
-    Their sum is the cheapest check of all of them. Large finite scores can overflow it, hence the second check.
+    The sum of the scores is the cheapest check. Large finite scores can overflow it: then every score is checked.
     """
     if not isinstance(scores, Tensor) or scores.shape != values.shape or scores.dtype != torch.float32:
         found = (

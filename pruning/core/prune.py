@@ -35,7 +35,7 @@ Stage = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions:
-    """Options of a pruning, independent of the model and the data.
+    """Options of a pruning step, independent of the model and the data.
 
     Attributes:
         method: `{allocation}_{score}` (global_mag, layer_grad, ...), or a method with its own name (lamp, random, ...).
@@ -70,7 +70,7 @@ class Plan:
     """A pruning that is computed but not applied.
 
     Attributes:
-        corrected: Layer name -> float32 weights after the pruning, if the score corrects the kept weights.
+        corrected: Layer name -> float32 weights after the pruning step, if the score corrects the kept weights.
     """
 
     model: nn.Module
@@ -130,7 +130,7 @@ def compute_masks(
     accumulated: Mapping[str, Mapping[str, Tensor]] | None = None,
     loss: Loss = functional.cross_entropy,
 ) -> Masks:
-    """Return the masks of a pruning without changing the model; the arguments are those of `plan`."""
+    """Return the masks of a pruning step without changing the model; the arguments are those of `plan`."""
     return plan(model, options, batches, masks=masks, accumulated=accumulated, loss=loss).masks
 
 
@@ -144,7 +144,7 @@ def plan(
     loss: Loss = functional.cross_entropy,
     stage: Stage = lambda name: nullcontext(),
 ) -> Plan:
-    """Compute a pruning without changing the model. A long function, to show the whole algorithm in one place.
+    """Compute a pruning step without changing the model. A long function, to show the whole algorithm in one place.
 
     Args:
         batches: Iterable of (inputs, targets), for scores that read gradients or activations, and for filters, to find

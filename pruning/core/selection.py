@@ -85,7 +85,7 @@ def _keep_in_blocks(name: str, groups: WeightGroups, scorer: LayerScorer) -> Ten
     assert shape.keep is not None
     scores = scorer.scores(name).masked_fill(scorer.pruned(name), LOWEST)
     kept = keep_highest(to_blocks(scores, shape), shape.keep)
-    return scorer.with_earlier(name, from_blocks(kept, tuple(scores.shape), shape))
+    return scorer.combine_with_previous_mask(name, from_blocks(kept, tuple(scores.shape), shape))
 
 
 def keep_highest(scores: Tensor, keep: int) -> Tensor:
@@ -124,7 +124,7 @@ def select_groups(
             shape = scorer.shape(name)
             size = torch.Size(shape).numel() // len(kept)
             mask = from_blocks(by_block[:, None].expand(-1, size), shape, blocks.shape)
-            masks[name] = scorer.with_earlier(name, mask)
+            masks[name] = scorer.combine_with_previous_mask(name, mask)
     return masks
 
 

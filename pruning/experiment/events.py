@@ -32,10 +32,10 @@ class LogOpened(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """All that is known of a run before its first step. Shown on the terminal, not logged.
+    """A run before its first training step. Printed on the terminal, not logged.
 
     `images` holds the image shape and the number of classes and of images per split. `sparsities` has the target after
-    each round, `prunings` the number of pruning steps, `batches` the number of training batches of the whole run.
+    each round, `pruning_steps` the number of pruning steps, `batches` the number of training batches of the whole run.
     """
 
     kind = "start"
@@ -48,7 +48,7 @@ class RunStarted(Event):
     prunable: int
     layers: int
     sparsities: list[float]
-    prunings: int
+    pruning_steps: int
     device: str
     threads: int
     batches: int

@@ -24,7 +24,7 @@ from pruning.measure.parameters import count_parameters
 from pruning.registry import SCHEDULES
 
 
-def plan_prunings(
+def plan_pruning_steps(
     config: RunConfig, model: nn.Module, layers: list[Layer], batches_per_epoch: int
 ) -> list[list[PruningStep]]:
     """Return the pruning steps of every round: one at its start, or several during its fine-tuning."""

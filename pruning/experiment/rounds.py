@@ -28,11 +28,11 @@ from pruning.registry import FINETUNINGS
 from pruning.training.seeds import derive_seed
 from pruning.utils.modules import is_channels_last
 
-ROUNDING = 1e-9  # points of top-1, smaller than one image's share: what the arithmetic of percentages may add
+ROUNDING_TOLERANCE = 1e-9  # tolerance for floating-point error, in percentage points
 
 
 def run_round(session: Session, number: int, dense: DenseStates) -> None:
-    """Do round `number`, or the rest of it if the run was resumed in it."""
+    """Run round `number`, or resume it."""
     finetuning = finetune_plan(session, number, dense)
     if session.progress.pruned is None:
         prune_network(session, number, finetuning)
@@ -43,25 +43,27 @@ def run_round(session: Session, number: int, dense: DenseStates) -> None:
             raise
         reject_diverged_round(session, number, error)
     else:
-        close_round(session, number)
+        finish_round(session, number)
 
 
 def finetune_plan(session: Session, number: int, dense: DenseStates) -> FinetunePlan:
     """Return the plan of the fine-tuning policy for round `number`."""
     config = session.config
-    as_dense = replace(
+    like_dense_training = replace(
         dense_recipe(config, session.batch_limit), seed=derive_seed(config.seed, "finetune", number)
     )
-    replay = replace(as_dense, first_epoch=config.rewind_epoch)
-    recipe = replay
+    from_rewind_epoch = replace(like_dense_training, first_epoch=config.rewind_epoch)
+    recipe = from_rewind_epoch
     if config.finetune_lr is not None:
-        recipe = replace(as_dense, epochs=config.finetune_epochs, peak_lr=config.finetune_lr, base_lr=None)
+        recipe = replace(
+            like_dense_training, epochs=config.finetune_epochs, peak_lr=config.finetune_lr, base_lr=None
+        )
     network_seed = derive_seed(config.seed, "reinit", number)
     policy = FINETUNINGS.get(config.finetune)
     finetuning: FinetunePlan = policy(
         FinetuneContext(
             recipe=recipe,
-            replay=replay,
+            replay=from_rewind_epoch,
             fresh_weights=lambda: new_network(session, network_seed).state_dict(),
             rewind_state=dense.rewind_state,
             teacher=None if dense.trained is None else teacher(session, dense.trained),
@@ -73,34 +75,34 @@ def finetune_plan(session: Session, number: int, dense: DenseStates) -> Finetune
 
 
 def prune_network(session: Session, number: int, finetuning: FinetunePlan) -> None:
-    """Do the pruning step at the start of round `number`, evaluate, and load the weights to fine-tune from."""
-    prune_after(session, number, 0)
+    """Prune at the start of round `number`, evaluate, and load the weights to fine-tune from."""
+    prune_if_due(session, number, 0)
     session.progress.pruned = evaluate_network(session, "pruned", round=number)
     if finetuning.start_weights is not None:
         session.model.load_state_dict(finetuning.start_weights())
-        session.accumulated.clear()  # accumulated over weights that are replaced
+        session.accumulated.clear()  # the sums belong to the weights that were replaced
     if session.masks is not None:
         session.masks.apply(session.model)
     checkpoint.save(session)
 
 
-def prune_after(session: Session, number: int, batch: int) -> None:
-    """Do the pruning step that round `number` has after `batch` batches of fine-tuning, if it has one."""
+def prune_if_due(session: Session, number: int, batch: int) -> None:
+    """Prune if round `number` has a pruning step after `batch` batches of fine-tuning."""
     for step in pruning_steps(session, number):
         if step.batch == batch:
             prune_to(session, number, step)
 
 
 def pruning_steps(session: Session, number: int) -> list[PruningStep]:
-    """Return the pruning steps of round `number`; with --max-drop they depend on the rounds before."""
+    """Return the pruning steps of round `number`; with --max-drop they depend on the earlier rounds."""
     if session.config.max_drop is None:
-        return session.prunings[number - 1]
+        return session.pruning_steps_by_round[number - 1]
     tried = [(entry["target_sparsity"], entry["held"]) for entry in session.progress.rounds[: number - 1]]
     return [next_step(session.config.schedule, tried)]
 
 
 def prune_to(session: Session, number: int, step: PruningStep) -> None:
-    """Score the weights as they are, and remove the lowest scores up to the target of `step`."""
+    """Score the current weights and remove those with the lowest scores until the target of `step` is reached."""
     config, amount = session.config, step.amount
     batch = step.batch or None
     seed = derive_seed(config.seed, "score", number, *([batch] if batch else []))
@@ -152,14 +154,14 @@ def finetune(session: Session, number: int, finetuning: FinetunePlan) -> None:
             session.take_resumed_training(),
             partial(checkpoint.save, session),
             loss=finetuning.loss,
-            callbacks=[PruneDuringTraining(partial(prune_after, session, number))],
+            callbacks=[PruneDuringTraining(partial(prune_if_due, session, number))],
             phase="finetune",
             round=number,
         )
 
 
-def close_round(session: Session, number: int) -> None:
-    """Measure the fine-tuned network and add the round to the record; with --max-drop, accept or roll back."""
+def finish_round(session: Session, number: int) -> None:
+    """Measure the fine-tuned network and add the round to the record; with --max-drop, accept it or roll back."""
     entry = {**_entry_start(session, number), **measure_network(session, "finetuned", round=number)}
     if session.config.max_drop is not None:
         entry["held"] = accept_or_roll_back(session, entry["validation_top1"])
@@ -167,11 +169,10 @@ def close_round(session: Session, number: int) -> None:
 
 
 def reject_diverged_round(session: Session, number: int, error: DivergedError) -> None:
-    """Roll back a round of a search whose training diverged. It has no accuracy to record."""
+    """Roll back a round whose fine-tuning diverged (only with --max-drop). Its entry has no accuracy."""
     assert session.masks is not None
-    session.masks.apply(
-        session.model
-    )  # holding multiplies by zero, which leaves NaN where the weight was NaN
+    # `hold` multiplies weights by the mask, so NaN stays NaN; `apply` sets pruned weights to zero.
+    session.masks.apply(session.model)
     entry = {**_entry_start(session, number), **with_counts(session, {}), "held": False}
     roll_back(session)
     session.warn(
@@ -183,7 +184,7 @@ def reject_diverged_round(session: Session, number: int, error: DivergedError) -
 
 
 def _entry_start(session: Session, number: int) -> dict[str, Any]:
-    """The part of a round's entry that is known before its fine-tuning."""
+    """Return the keys of a round's entry that do not depend on its fine-tuning."""
     assert session.progress.pruned is not None
     return {
         "round": number,
@@ -202,9 +203,9 @@ def _add_to_record(session: Session, entry: dict[str, Any]) -> None:
 
 
 def accept_or_roll_back(session: Session, validation_top1: float) -> bool:
-    """Accept the network if it is within --max-drop of the dense one, otherwise restore the last accepted one."""
+    """Accept the network if its accuracy is within --max-drop of the dense network's; otherwise roll back."""
     assert session.progress.dense is not None and session.config.max_drop is not None
-    lowest = session.progress.dense["validation_top1"] - session.config.max_drop - ROUNDING
+    lowest = session.progress.dense["validation_top1"] - session.config.max_drop - ROUNDING_TOLERANCE
     accepted: bool = validation_top1 >= lowest
     if accepted:
         accept(session)
@@ -227,7 +228,7 @@ def roll_back(session: Session) -> None:
 
 @contextmanager
 def _stage(session: Session, name: str) -> Iterator[None]:
-    """Time a stage of the pruning; the run may be stopped before it."""
+    """Time a stage of a pruning step, and raise before it if the run is to stop."""
     session.log.check_stop()
     with session.clock.stage(name):
         yield

@@ -1,4 +1,4 @@
-"""A run in progress: what it works on, and its state."""
+"""A run in progress: its fixed inputs and its state."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from pruning.training.recipe import batches_per_epoch
 class Session:
     """A run in progress.
 
-    What it works on, fixed once the run is set up:
+    Inputs, fixed once the run is set up:
         layers: The prunable layers.
-        prunings: The pruning steps of every round; with --max-drop those of a search in which every round is accepted.
+        pruning_steps_by_round: The pruning steps of every round; with --max-drop, as if every round were accepted.
         batch_limit: Batches in every pass over the data, None for all of them (a dry run sets it).
         fingerprint: Everything besides the options that the dense network depends on (`dense_cache.fingerprint`).
         files: SHA-256 of the user's own files, by option.
 
-    Its state, which a checkpoint stores (`checkpoint.RunCheckpoint`):
+    State, which a checkpoint stores (`checkpoint.RunCheckpoint`):
         model, masks: The network as it is now, and its masks once it is pruned.
         accumulated: Statistics that scores accumulate over training.
         progress: Metrics, warnings and timing so far.
@@ -48,7 +48,7 @@ class Session:
     device: torch.device
     data: Dataset
     layers: list[Layer]
-    prunings: list[list[PruningStep]]
+    pruning_steps_by_round: list[list[PruningStep]]
     macs_trace: MacsTrace
     folder: RunFolder
     log: RunLog

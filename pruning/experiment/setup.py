@@ -18,7 +18,7 @@ from pruning.experiment.clock import StageClock
 from pruning.experiment.dense_cache import fingerprint
 from pruning.experiment.events import DataReading, Observer, RunStarted
 from pruning.experiment.networks import build_network
-from pruning.experiment.round_plan import plan_prunings
+from pruning.experiment.round_plan import plan_pruning_steps
 from pruning.experiment.run_log import RunLog
 from pruning.experiment.session import Session
 from pruning.measure.macs import trace_macs
@@ -57,7 +57,7 @@ def prepare(config: RunConfig, observer: Observer) -> Session:
         device=device,
         data=images,
         layers=layers,
-        prunings=plan_prunings(config, model, layers, batches),
+        pruning_steps_by_round=plan_pruning_steps(config, model, layers, batches),
         macs_trace=trace_macs(model, images.shape),
         folder=folder,
         log=RunLog(observer, folder),
@@ -129,8 +129,8 @@ def announce(session: Session) -> None:
             macs=session.macs_trace.count(session.model).macs,
             prunable=sum(layer.size for layer in session.layers),
             layers=len(session.layers),
-            sparsities=[steps[-1].target for steps in session.prunings],
-            prunings=sum(len(steps) for steps in session.prunings),
+            sparsities=[steps[-1].target for steps in session.pruning_steps_by_round],
+            pruning_steps=sum(len(steps) for steps in session.pruning_steps_by_round),
             device=str(session.device),
             threads=torch.get_num_threads(),
             batches=session.total_steps,

@@ -48,7 +48,7 @@ def find(session: Session) -> RunCheckpoint | None:
     """
     from pruning.experiment.checkpoint import RunCheckpoint
 
-    for rounds in range(len(session.prunings), 0, -1):
+    for rounds in range(len(session.pruning_steps_by_round), 0, -1):
         first_rounds = _first_rounds(session, rounds)
         found = _files(session, first_rounds).load()
         if found is not None and found[1].get("first_rounds") == first_rounds:
@@ -72,7 +72,7 @@ def _first_rounds(session: Session, rounds: int) -> dict[str, Any]:
     return {
         "options": _without_target(session.config),
         "fingerprint": session.fingerprint,
-        "prunings": [[_to_json(step) for step in steps] for steps in session.prunings[:rounds]],
+        "prunings": [[_to_json(step) for step in steps] for steps in session.pruning_steps_by_round[:rounds]],
         "revision": REVISION,
     }
 

@@ -14,10 +14,8 @@ from pruning.errors import PruningError
 from pruning.registry import ALLOCATIONS, SCHEDULES
 
 DIGITS = 10  # significant digits of intermediate targets; more would be rounding noise
-DEFAULT_PRUNINGS = 20  # pruning steps during fine-tuning, without --prune-every
-DEFAULT_PRUNING_PART = (
-    2 / 3
-)  # of the fine-tuning, in which pruning steps are done; the rest recovers accuracy
+DEFAULT_PRUNING_STEPS = 20  # pruning steps during fine-tuning, without --prune-every
+DEFAULT_PRUNING_FRACTION = 2 / 3  # of the fine-tuning; after it no pruning step, to recover accuracy
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,8 @@ def finetuning_batches(
     Raises:
         PruningError: `every` is larger than the number of batches until the last pruning step.
     """
-    last = max(1, round((DEFAULT_PRUNING_PART * epochs if until is None else until) * batches_per_epoch))
-    interval = max(1, last // DEFAULT_PRUNINGS) if every is None else every
+    last = max(1, round((DEFAULT_PRUNING_FRACTION * epochs if until is None else until) * batches_per_epoch))
+    interval = max(1, last // DEFAULT_PRUNING_STEPS) if every is None else every
     if interval > last:
         raise PruningError(
             f"--prune-every {every} is never reached: pruning ends after {last:,} batches of fine-tuning. "

@@ -198,7 +198,7 @@ def _with_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
 def _write_shrunk(model: nn.Module, images: Tensor, path: Path) -> dict[str, Any]:
     shrunk = shrink.shrink(model, images)
     shrink.save(shrunk.model, path)
-    return {"widths": shrunk.widths, "left": shrunk.left}
+    return {"widths": shrunk.widths, "remaining_zero_filters": shrunk.remaining_zero_filters}
 
 
 def _read_shrunk(model: nn.Module, images: Tensor, path: Path) -> Outputs:
@@ -260,7 +260,7 @@ def _traced(to: str, trace: Callable[[Tensor, dict[int, Any]], T], images: Tenso
 
 
 def _contiguous_cpu_copy(model: nn.Module) -> nn.Module:
-    """A copy for images on the CPU with channels first, as readers of the file have them."""
+    """A copy for images on the CPU with channels first, as consumers of the file expect."""
     return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
 
 

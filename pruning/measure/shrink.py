@@ -1,9 +1,9 @@
 """Build a smaller dense network from a filter-pruned one, without its dead channels.
 
-A channel is dead if everything that reads it reads zero for every input. To find dead channels, positive numbers pass
-through a copy of the network in which every nonzero weight is positive (and every running mean negative): nothing
-cancels and no ReLU closes, so a channel that is still zero everywhere is zero by structure. A batch-norm shift other
-than zero, or a sigmoid on the way, makes the channel nonzero again, and it is kept.
+A channel is dead if its values are zero in every consumer for every input. Dead channels are found with a copy of the
+network and positive inputs. In the copy, every nonzero weight is positive and every running mean negative. Values then
+never cancel, and no ReLU returns zero for a nonzero channel. A channel that is still zero is zero for every input. A
+nonzero batch-norm shift or a sigmoid makes the values nonzero, so such a channel is kept.
 
 `pruning.core.channel_groups` finds which layers share a channel. Channels that it cannot trace are kept, and the
 reason is reported. The outputs of both networks are compared before the smaller one is returned.
@@ -38,13 +38,13 @@ class ShrunkNetwork:
     Attributes:
         model: The smaller network.
         widths: Layer name -> output channels (before, after), for the layers that lost any.
-        left: Layer name -> why it still has filters of zeros.
+        remaining_zero_filters: Layer name -> why the layer still has filters of zeros.
         difference: Largest absolute difference between the outputs of both networks.
     """
 
     model: nn.Module
     widths: dict[str, tuple[int, int]]
-    left: dict[str, str]
+    remaining_zero_filters: dict[str, str]
     difference: float
 
 
@@ -72,13 +72,13 @@ def shrink(model: nn.Module, images: Tensor) -> ShrunkNetwork:
                 group.remove(group.dead_channels(zero_inputs)[: group.channels - 1], zero_inputs)
             else:
                 obstacles |= dict.fromkeys(group.channel_group().members, obstacle)
-    left = {name: obstacles.get(name, reason) for name, reason in _remaining_zero_filters(small).items()}
+    remaining = {name: obstacles.get(name, reason) for name, reason in _remaining_zero_filters(small).items()}
     widths = {
         name: (width, now) for name, now in _output_widths(small).items() if (width := before[name]) != now
     }
     if is_channels_last(model):
         small.to(memory_format=torch.channels_last)
-    return ShrunkNetwork(small, widths, left, _check_outputs(model, small, images))
+    return ShrunkNetwork(small, widths, remaining, _check_outputs(model, small, images))
 
 
 def save(model: nn.Module, path: Path) -> None:
@@ -101,15 +101,16 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     if names != expected:
         unmatched = sorted(names ^ expected)[0]
         raise PruningError(
-            f"{path} has another architecture: only one of the two networks has the tensor {unmatched}."
+            f"{path} has another architecture than {type(model).__name__}: the tensor {unmatched} is only in "
+            f"{'the file' if unmatched in names else type(model).__name__}."
         )
     for name, module in small.named_modules():
         for own, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             stored = tensors[f"{name}.{own}" if name else own]
             if not _fits(module, own, tensor, stored):
                 raise PruningError(
-                    f"{path} has another architecture: {name}.{own} is {tuple(stored.shape)} there, and at most "
-                    f"{tuple(tensor.shape)} in this network."
+                    f"{path} has another architecture than {type(model).__name__}: {name}.{own} has shape "
+                    f"{tuple(stored.shape)} in the file, and at most {tuple(tensor.shape)} in {type(model).__name__}."
                 )
             _replace_tensor(module, own, tensor, stored)
         _set_widths(module)
@@ -153,7 +154,7 @@ def _is_depthwise(module: _ConvNd) -> bool:
 
 
 def _find_zero_inputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Layer name -> bool (input channels,), True where the input is zero for every image."""
+    """Return layer name -> bool (input channels,), True where the input is zero for every image."""
     probe = copy.deepcopy(model).float()
     seen: dict[str, Tensor] = {}
 
@@ -166,11 +167,11 @@ def _find_zero_inputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
         return hook
 
-    readers = {
+    consumers = {
         name: module for name, module in probe.named_modules() if isinstance(module, _ConvNd | nn.Linear)
     }
-    for name, reader in readers.items():
-        reader.register_forward_pre_hook(record(name))
+    for name, consumer in consumers.items():
+        consumer.register_forward_pre_hook(record(name))
     generator = torch.Generator().manual_seed(0)
     with eval_mode(probe):
         for _ in range(2):
@@ -179,7 +180,7 @@ def _find_zero_inputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
             probe(_positive(torch.ones_like(images[:2], dtype=torch.float32), generator))
     return {
         name: seen.get(name, torch.zeros(input_width(module), dtype=torch.bool))
-        for name, module in readers.items()
+        for name, module in consumers.items()
     }
 
 
@@ -211,20 +212,25 @@ def _output_widths(model: nn.Module) -> dict[str, int]:
 
 
 def _remaining_zero_filters(model: nn.Module) -> dict[str, str]:
-    """Layer name -> how many filters of zeros it still has, as a sentence."""
-    left = {}
+    """Return layer name -> a sentence with the number of filters of zeros that the layer still has."""
+    remaining = {}
     for name, module in model.named_modules():
         if isinstance(module, _ConvNd | nn.Linear) and not getattr(module, "transposed", False):
             zero = int((module.weight.detach().flatten(1) == 0).all(1).sum())
             if zero:
-                left[name] = (
+                remaining[name] = (
                     f"{zero} filters of zeros share their channels with others, or have nonzero outputs"
                 )
-    return left
+    return remaining
 
 
 def _check_outputs(model: nn.Module, small: nn.Module, images: Tensor) -> float:
-    """Return the largest absolute difference of the outputs. PruningError if it is above the tolerance."""
+    """Return the largest absolute difference of the outputs of both networks.
+
+    Raises:
+        PruningError: The smaller network fails, or its outputs have another shape or differ by more than 1e-4 (times
+            the largest output, if that is above 1).
+    """
     try:
         with eval_mode(model, small):
             expected, found = model(images), small(images)
@@ -233,11 +239,14 @@ def _check_outputs(model: nn.Module, small: nn.Module, images: Tensor) -> float:
             f"{type(model).__name__} cannot be shrunk: the smaller network does not run ({error})."
         ) from error
     if expected.shape != found.shape:
-        raise PruningError(f"{type(model).__name__} cannot be shrunk: its outputs would shrink, too.")
+        raise PruningError(
+            f"{type(model).__name__} cannot be shrunk: the outputs of the smaller network would have "
+            f"shape {tuple(found.shape)} instead of {tuple(expected.shape)}."
+        )
     difference = float((expected - found).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise PruningError(
             f"{type(model).__name__} cannot be shrunk: "
-            f"the outputs of the smaller network differ by {difference:.2g}."
+            f"the outputs of the smaller network differ from those of the pruned network by {difference:.2g}."
         )
     return difference

@@ -39,7 +39,7 @@ def started(**options: Any) -> events.RunStarted:
     return events.RunStarted(
         name="run", path="runs/run", config=resolve(options).to_dict(),
         images={"shape": [1, 28, 28], "classes": 10, "train": 900, "validation": 100, "test": 200},
-        parameters=61_706, macs=281_640, prunable=58_998, layers=4, sparsities=[0.5, 0.9], prunings=2,
+        parameters=61_706, macs=281_640, prunable=58_998, layers=4, sparsities=[0.5, 0.9], pruning_steps=2,
         device="cpu", threads=1, batches=100,
     )  # fmt: skip
 

@@ -196,15 +196,15 @@ def small(runs: Path, **options: Any) -> RunConfig:
 
 
 class Watching(SilentObserver):
-    """Sums the movement over the steps of all optimizers, by the shape of the weights, up to every pruning."""
+    """Sums the movement over the steps of all optimizers, by the shape of the weights, up to every pruning step."""
 
     def __init__(self) -> None:
         self.sums: dict[tuple[int, ...], Tensor] = {}
-        self.at_prunings: list[dict[tuple[int, ...], Tensor]] = []
+        self.at_pruning_steps: list[dict[tuple[int, ...], Tensor]] = []
 
     def event(self, event: Event) -> None:
         if isinstance(event, ScoringStarted):
-            self.at_prunings.append(self.sums)
+            self.at_pruning_steps.append(self.sums)
             self.sums = {}
 
     @contextmanager
@@ -228,7 +228,9 @@ class Watching(SilentObserver):
         {"schedule": "gradual", "rounds": None, "epochs": 0, "finetune_epochs": 2, "prune_every": 4},
     ],
 )
-def test_a_run_prunes_by_the_movement_since_the_last_pruning(options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_prunes_by_the_movement_since_the_last_pruning_step(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     """Removed weights have less movement than kept ones, and weights that were removed before stay removed."""
     config = small(tmp_path, checkpoint_interval=1e-9, **options)
     watch = Watching()
@@ -237,8 +239,8 @@ def test_a_run_prunes_by_the_movement_since_the_last_pruning(options: dict[str, 
     removed = [event["removed"] for event in events(tmp_path / "run") if event["event"] == "pruning"]
     final = Masks.load(tmp_path / "run/masks.safetensors")
     pruned = torch.zeros(final.total, dtype=torch.bool)
-    assert len(removed) == len(watch.at_prunings) > 1
-    for count, sums in zip(removed, watch.at_prunings, strict=True):
+    assert len(removed) == len(watch.at_pruning_steps) > 1
+    for count, sums in zip(removed, watch.at_pruning_steps, strict=True):
         scores = torch.cat([sums[mask.shape].flatten() for mask in final.values()]).masked_fill(
             pruned, -torch.inf
         )

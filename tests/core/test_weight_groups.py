@@ -243,7 +243,7 @@ def test_bias_and_normalisation_are_removed_with_a_filter_and_the_network_shrink
         assert torch.equal(net.get_parameter(name) != 0, masks["0.weight"].flatten(1).any(1))
     small = shrink(net, images()[0][0])
     assert small.widths == {"0": (6, 3), "3": (8, 4), "6": (12, 6)}
-    assert small.left == {}
+    assert small.remaining_zero_filters == {}
 
 
 @needs_torch_pruning

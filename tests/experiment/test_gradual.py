@@ -109,7 +109,7 @@ def test_other_amounts_and_allocations_grow_alike(tmp_path: Path) -> None:
         {"method": "erk_mag"},
     ):
         session = prepare(gradual(tmp_path, **options), SilentObserver())
-        (steps,) = session.prunings
+        (steps,) = session.pruning_steps_by_round
         final = steps[-1].target
         assert [step.target for step in steps] == pytest.approx(
             [final * (1 - (1 - i / 4) ** 3) for i in range(1, 5)]

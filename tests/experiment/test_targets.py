@@ -96,13 +96,19 @@ def test_a_search_that_an_allocation_does_not_allow_is_refused() -> None:
         search_steps("uniform_plus", "until", 4, LAYERS)
 
 
-def test_a_fine_tuning_is_pruned_at_regular_moments_up_to_an_epoch() -> None:
-    assert finetuning_batches(epochs=3, until=2, every=50, in_epoch=85) == [50, 100, 150]  # 170 batches
-    assert finetuning_batches(epochs=3, until=0.5, every=14, in_epoch=85) == [14, 28, 42]
-    # Two thirds of 255 batches are 170: twenty prunings would be every 8.5 batches.
-    assert finetuning_batches(epochs=3, until=None, every=None, in_epoch=85) == list(range(8, 171, 8))
-    assert finetuning_batches(epochs=1, until=None, every=None, in_epoch=2) == [1]
+def test_pruning_steps_during_fine_tuning_have_a_fixed_interval_up_to_an_epoch() -> None:
+    assert finetuning_batches(epochs=3, until=2, every=50, batches_per_epoch=85) == [
+        50,
+        100,
+        150,
+    ]  # 170 batches
+    assert finetuning_batches(epochs=3, until=0.5, every=14, batches_per_epoch=85) == [14, 28, 42]
+    # Two thirds of 255 batches are 170: twenty pruning steps would be every 8.5 batches.
+    assert finetuning_batches(epochs=3, until=None, every=None, batches_per_epoch=85) == list(
+        range(8, 171, 8)
+    )
+    assert finetuning_batches(epochs=1, until=None, every=None, batches_per_epoch=2) == [1]
     with pytest.raises(
         PruningError, match="--prune-every 86 is never reached: pruning ends after 85 batches"
     ):
-        finetuning_batches(epochs=3, until=1, every=86, in_epoch=85)
+        finetuning_batches(epochs=3, until=1, every=86, batches_per_epoch=85)

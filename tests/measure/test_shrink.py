@@ -87,7 +87,7 @@ def test_a_network_without_half_of_its_filters_computes_the_same_function(
     assert dense.macs / small.macs >= least_speedup
     assert small.macs == small.nonzero_macs
     assert shrunk.difference <= 1e-4
-    assert shrunk.left == {}
+    assert shrunk.remaining_zero_filters == {}
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in masked.items())
 
 
@@ -109,7 +109,7 @@ def test_channels_of_option_a_shortcuts_stay_and_the_reason_is_reported() -> Non
         zero_filters(model, name, [0], name.replace("conv", "bn"))
     shrunk = shrink.shrink(model, images((3, 32, 32)))
     assert shrunk.widths == {"layer1.0.conv1": (16, 12)}
-    assert any("option A" in reason for reason in shrunk.left.values())
+    assert any("option A" in reason for reason in shrunk.remaining_zero_filters.values())
     assert shrunk.difference <= 1e-4
 
 
@@ -137,7 +137,7 @@ def test_added_channels_are_removed_only_if_both_are_zero() -> None:
     zero_filters(model, "second", [1, 2])
     shrunk = shrink.shrink(model, images((1, 6, 6)))
     assert shrunk.widths == {"first": (4, 3), "second": (4, 3)}
-    assert set(shrunk.left) == {"first", "second"}
+    assert set(shrunk.remaining_zero_filters) == {"first", "second"}
 
 
 def test_multiplied_channels_are_removed_if_either_is_zero() -> None:
@@ -183,7 +183,7 @@ def test_a_nonzero_bias_keeps_a_channel_without_weights() -> None:
     model[0].weight.data[0] = 0
     shrunk = shrink.shrink(model, images((1, 6, 6)))
     assert shrunk.widths == {}
-    assert "1 filters of zeros" in shrunk.left["0"]
+    assert "1 filters of zeros" in shrunk.remaining_zero_filters["0"]
 
 
 def test_a_channel_that_is_zero_only_for_the_given_images_stays() -> None:
@@ -201,7 +201,7 @@ def test_a_layer_whose_filters_are_all_zero_keeps_one() -> None:
 def test_a_dense_network_is_not_shrunk() -> None:
     model = network("my", (1, 28, 28))
     shrunk = shrink.shrink(model, images((1, 28, 28)))
-    assert shrunk.widths == shrunk.left == {}
+    assert shrunk.widths == shrunk.remaining_zero_filters == {}
     assert all(
         torch.equal(tensor, model.state_dict()[name]) for name, tensor in shrunk.model.state_dict().items()
     )
@@ -228,7 +228,7 @@ def test_channels_that_are_also_an_output_stay() -> None:
     zero_filters(model, "first", [1])
     shrunk = shrink.shrink(model, torch.randn(3, 4))
     assert shrunk.widths == {}
-    assert "output" in shrunk.left["first"]
+    assert "output" in shrunk.remaining_zero_filters["first"]
 
 
 class FullyConnected(nn.Module):
@@ -337,7 +337,7 @@ def test_a_file_with_another_architecture_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(PruningError, match="tensor extra"):
         shrink.load(model, tmp_path / "more")
     save_file({**tensors, "conv1.weight": torch.zeros(6, 1, 5, 5)}, tmp_path / "larger")
-    with pytest.raises(PruningError, match=r"conv1.weight is \(6, 1, 5, 5\)"):
+    with pytest.raises(PruningError, match=r"conv1.weight has shape \(6, 1, 5, 5\)"):
         shrink.load(model, tmp_path / "larger")
     (tmp_path / "broken").write_bytes(b"nothing")
     with pytest.raises(PruningError, match="broken"):
