@@ -1,4 +1,4 @@
-"""Axis 2a, scoring: how important each weight is.
+"""Axis 2a, scoring: importance of each weight.
 
 A score is a function ``(weights) -> Tensor`` of the shape of ``weights.value``, float32 and finite; weights with a low
 score are removed first. The attributes of its registration are those of `registry.ScoreSpec`.
@@ -26,7 +26,7 @@ class Weights:
 
     Attributes:
         value: The weights, float32.
-        statistics: Name -> tensor of what the score reads, float32 and of `value`'s shape (for scores of whole layers,
+        statistics: Name -> statistic that the score reads, float32 and of `value`'s shape (for scores of whole layers,
             any shape).
         indices: Flat indices of `value` in the layer.
         seed: Seed of this layer, for scores that draw at random.
@@ -132,9 +132,10 @@ def connection_sensitivity(weights: Weights) -> Tensor:
     source="Molchanov et al. 2019, arXiv 1906.10771, eq. 8",
 )
 def first_order_taylor(weights: Weights) -> Tensor:
-    """(w x dL/dw)^2, the squared first-order change of the loss, averaged over a group
+    """(w x dL/dw)^2, the squared first-order change of the loss, averaged over a filter or block
 
-    For single weights the order is that of `grad`; for groups (equation 9) it differs.
+    For single weights the masks are those of `grad`. For a filter or block, Taylor averages the squared values
+    (equation 9), so its masks differ.
     """
     return (weights.value * weights.gradient).square_()
 
@@ -162,11 +163,12 @@ def diagonal_fisher(weights: Weights) -> Tensor:
     source="Singh and Alistarh 2020, arXiv 2004.14340; Kurtic et al. 2022, arXiv 2203.07259",
 )
 def second_order(weights: Weights) -> Tensor:
-    """w^2 / 2 [F^-1]_ww, F the empirical Fisher in blocks of 50 weights; kept weights are corrected; 10 steps
+    """w^2 / (2 [F^-1]_ww), F the empirical Fisher matrix in blocks of 50 weights; updates the kept weights;
+    pruned in 10 steps
 
     The expected increase of the loss when w is removed and the other weights of its block are corrected optimally (see
-    `core.corrections.optimal_brain_surgeon`). The estimate holds for small steps only, so each pruning is divided into
-    ten, and F is computed again for the remaining weights of each, as in both papers.
+    `core.corrections.optimal_brain_surgeon`). The estimate holds for small steps only, so each pruning step is
+    divided into ten, and each computes F again for the remaining weights, as in both papers.
     """
     diagonal = weights["inverse Fisher"].diagonal(dim1=1, dim2=2).flatten()[: weights.value.numel()]
     return weights.value.square().div_(diagonal.view(weights.value.shape)).div_(2)
@@ -179,12 +181,12 @@ def second_order(weights: Weights) -> Tensor:
     source="Sanh et al. 2020, arXiv 2005.07683",
 )
 def movement(weights: Weights) -> Tensor:
-    """- the sum of w x dL/dw over the training steps since the last pruning: low for weights that move to zero
+    """Negative sum of w x dL/dw over the training steps since the last pruning step: low for weights that move to zero
 
-    The steps are those of the last round's fine-tuning, and for the first pruning those of the dense training (with
-    --weights or --pretrained, the fine-tuning of the paper). If fine-tuning starts from other weights (rewind, reinit),
-    only the steps since then count. In the paper the sum is never reset and pruned weights can return; here every
-    pruning resets it, and they stay pruned. The score can be negative.
+    The steps are those of the last round's fine-tuning, and for the first pruning step those of the dense training
+    (with --weights or --pretrained, the fine-tuning of the paper). If fine-tuning starts from other weights (rewind,
+    reinit), only the steps since then count. In the paper the sum is never reset and pruned weights can return; here
+    every pruning step resets it, and pruned weights stay pruned. The score can be negative.
     """
     return weights["movement"]
 
@@ -197,7 +199,7 @@ def movement(weights: Weights) -> Tensor:
     reason="it is the scale of the normalisation that follows a filter",
     source="Liu et al. 2017, arXiv 1708.06519",
 )
-def normalisation_scale(weights: Weights) -> Tensor:
+def normalization_scale(weights: Weights) -> Tensor:
     """abs(gamma), the scale of the normalisation that follows a filter
 
     The mean, if several normalisations follow the channel because their outputs are added. The paper trains with an L1
@@ -227,7 +229,8 @@ def activation_weighted(weights: Weights) -> Tensor:
 def weight_and_activation(weights: Weights) -> Tensor:
     """abs(w) x the L2 norm of the input that w multiplies, over all samples
 
-    The paper compares within each output; here the allocation determines where. For convolutions the norm is that of
+    The paper compares the weights of each output; here the allocation determines which weights compete.
+    For convolutions the norm is that of
     the input channel, over all samples and positions.
     """
     return weights.value.abs().mul_(weights["input norm"])
@@ -240,9 +243,9 @@ def weight_and_activation(weights: Weights) -> Tensor:
     source="Wang et al. 2020, arXiv 2002.07376, eq. 8",
 )
 def gradient_flow(weights: Weights) -> Tensor:
-    """w x (H g), at initialisation (--epochs 0): low where removing w keeps the gradient largest
+    """w x (H g), at initialisation (--epochs 0): lowest for weights whose removal increases the gradient norm most
 
-    The paper's S is -w x (H g), and the *highest* are removed; here the lowest scores are, so the sign is reversed. The
+    The paper removes the *highest* S = -w x (H g). Here the lowest scores are removed, so the sign is reversed. The
     score can be negative. The loss has no temperature, unlike in the authors' code.
     """
     return weights.value * weights["Hessian-gradient product"]
@@ -257,10 +260,11 @@ def gradient_flow(weights: Weights) -> Tensor:
     source="Tanaka et al. 2020, arXiv 2006.05467, algorithm 1",
 )
 def synaptic_flow(weights: Weights) -> Tensor:
-    """abs(w) x dR/d abs(w), where R is the sum over all paths of the product of their weights; no data, 100 steps
+    """abs(w) x dR/d abs(w), where R is the sum over all paths of the product of their weights; pruned in 100 steps;
+    uses no data
 
     Each step keeps the same fraction of the remaining weights. The scores of a layer grow as it loses weights, so that
-    no layer is emptied. Of the batches only the shape is used.
+    no layer is emptied. The batches determine only the input shape.
     """
     return weights.value.abs().mul_(weights["synaptic flow"])
 

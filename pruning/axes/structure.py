@@ -56,7 +56,9 @@ def weight(layer: LayerInfo) -> BlockShape:
 
 @STRUCTURES.register("filter", coupled=True, source="Li et al. 2017, arXiv 1608.08710; Fang et al. 2023")
 def filters(layer: LayerInfo) -> BlockShape:
-    """Whole filters (neurons of linear layers) with bias and normalisation; filters of one channel together"""
+    """Whole filters (neurons of linear layers) with bias and normalisation. Filters coupled to the same channel are
+    removed together
+    """
     if layer.kind not in ("conv", "linear"):
         raise PruningError(f"its outputs are not channels of the network: it is {layer.kind}")
     output = output_dimension(layer)
@@ -67,7 +69,7 @@ def filters(layer: LayerInfo) -> BlockShape:
     "block", pattern=r"block([1-9]\d*)x([1-9]\d*)", example="block4x4", source="Gray et al. 2017"
 )
 def block(outputs: int, inputs: int, layer: LayerInfo) -> BlockShape:
-    """Blocks of outputs x inputs, such as block4x4; in convolutions at each position of the kernel"""
+    """Blocks of outputs x inputs, such as block4x4; in convolutions, one block per kernel position"""
     sizes = [1] * len(layer.shape)
     wanted = {output_dimension(layer): (outputs, "outputs"), input_dimension(layer): (inputs, "inputs")}
     for dimension, (size, noun) in wanted.items():
@@ -86,7 +88,7 @@ def block(outputs: int, inputs: int, layer: LayerInfo) -> BlockShape:
     source="Zhou et al. 2021, arXiv 2102.04010; Mishra et al. 2021",
 )
 def n_of_m(n: int, m: int, layer: LayerInfo) -> BlockShape:
-    """N of every M weights along the inputs are kept, such as 2:4; in convolutions along the input channels"""
+    """Keep N of every M consecutive weights along the input dimension, such as 2:4 (convolutions: input channels)"""
     sparsity_of_n_of_m(n, m)
     sizes = [1] * len(layer.shape)
     _check_divisible(layer.shape[input_dimension(layer)], m, "inputs")

@@ -56,7 +56,7 @@ def architecture_table() -> Table:
                 entry.summary if entry else "from torchvision",
             ]
         )
-    return ["architecture", "input", "parameters", "multiply-adds", "description"], rows
+    return ["architecture", "input", "parameters", "MACs", "description"], rows
 
 
 def score_table() -> Table:

@@ -117,7 +117,9 @@ def bench(
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the numbers to this file.")
     ] = None,
 ) -> None:
-    """Time the pruning step, training and start-up, and the usual way of doing each, on this machine."""
+    """Benchmark the pruning step, training, a shrunk network and start-up against NumPy, PyTorch and DataLoader
+    baselines.
+    """
     import torch
 
     from pruning.measure.bench import run_benchmarks
@@ -203,10 +205,10 @@ def compare(
     a: Annotated[
         str, typer.Argument(metavar="A", help="A method, a folder of runs, or a pattern of run names.")
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="What to compare A with.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The method, folder or pattern to compare A with.")],
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> None:
-    """Compare A with B by a paired test over seeds, with all other options equal."""
+    """Compare two methods or sets of runs with a paired t-interval over seeds."""
     from pruning import report as reports
 
     terminal = Terminal()

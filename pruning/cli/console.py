@@ -18,7 +18,7 @@ from pruning.utils.text import pluralize
 
 
 class Console(Terminal):
-    """Shows a run. One method of `event` per event type; events without one are for the log only."""
+    """Terminal output of a run. Each event type has one overload of `event`; other events are only logged."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         super().__init__(quiet=quiet)
@@ -70,7 +70,7 @@ class Console(Terminal):
 
     @event.register
     def _(self, event: events.DataReading) -> None:
-        # One line per quarter of each kind of thing that is read, so that a log is not flooded.
+        # Four lines per kind of file at most, so that the output stays short.
         quarter = f"{event.what} {4 * event.done // max(event.total, 1)}"
         if quarter != self._last_reading:
             self._last_reading = quarter
@@ -87,7 +87,7 @@ class Console(Terminal):
     @event.register
     def _(self, event: events.RoundsShared) -> None:
         rounds = "round 1" if event.rounds == 1 else f"rounds 1 to {event.rounds}"
-        self._line(f"{rounds}: read from the rounds that another run shares", style="dim")
+        self._line(f"{rounds}: read from the shared rounds of another run", style="dim")
 
     @event.register
     def _(self, event: events.DenseReady) -> None:
@@ -176,7 +176,9 @@ def header(event: events.RunStarted) -> list[tuple[str, str]]:
     finetuning = (
         f"{config['finetune']}, {pluralize(config['finetune_epochs'], 'epoch')} per round, learning rate "
     )
-    finetuning += f"of dense epoch {config['rewind_epoch']} on" if rate is None else f"up to {rate:g}"
+    finetuning += (
+        f"of the dense training from epoch {config['rewind_epoch']}" if rate is None else f"up to {rate:g}"
+    )
     return [
         (
             "data",
@@ -185,7 +187,7 @@ def header(event: events.RunStarted) -> list[tuple[str, str]]:
         ),
         (
             "network",
-            f"{config['arch']}: {event.parameters:,} parameters, {event.macs / 1e6:.4g} M multiply-adds; "
+            f"{config['arch']}: {event.parameters:,} parameters, {event.macs / 1e6:.4g} M multiply-adds (MACs); "
             f"{event.prunable:,} weights in {event.layers} layers are prunable",
         ),
         (

@@ -60,15 +60,18 @@ def dense_against_pruned(result: Mapping[str, Any]) -> Table:
         ("compression ratio", *(format_ratio(entry["compression_ratio"]) for entry in entries)),
         ("theoretical speedup*", *(format_ratio(entry["theoretical_speedup"]) for entry in entries)),
         ("non-zero parameters", *(f"{entry['nonzero_parameters']:,}" for entry in entries)),
-        ("multiply-adds", *(f"{entry['nonzero_macs']:,}" for entry in entries)),
+        ("MACs", *(f"{entry['nonzero_macs']:,}" for entry in entries)),
     ]
     if "validation_top1" in result["dense"]:
         rows.insert(1, ("validation top-1", *(f"{entry['validation_top1']:.2f} %" for entry in accuracies)))
     for batch in result.get("measured", {}).get("batches", []):
         networks, size = batch["networks"].values(), batch["batch_size"]
         rows += [
-            (f"measured speedup, batch {size}", *(format_ratio(one["measured_speedup"]) for one in networks)),
-            (f"latency, batch {size}", *(f"{one['median_ms']:.3g} ms" for one in networks)),
+            (
+                f"measured speedup, batch {size}",
+                *(format_ratio(network["measured_speedup"]) for network in networks),
+            ),
+            (f"latency, batch {size}", *(f"{network['median_ms']:.3g} ms" for network in networks)),
         ]
     stored = [result["bytes"]["dense_bytes"], result["bytes"]["stored_bytes"]]
     if shrunk:
@@ -81,9 +84,9 @@ def dense_against_pruned(result: Mapping[str, Any]) -> Table:
 
 def notes(result: Mapping[str, Any]) -> list[str]:
     """Explanations of `dense_against_pruned`, as lines below it."""
-    lines = ["* from the remaining multiply-adds; zeros alone make no network faster"]
+    lines = ["* dense MACs / remaining MACs; unstructured zeros rarely reduce latency"]
     if "shrunk" in result:
-        lines.append("shrunk: the pruned network without its removed filters; its outputs are the same")
+        lines.append("shrunk: the pruned network without its removed filters; the outputs are equal")
     return lines
 
 

@@ -40,7 +40,7 @@ class Dataset:
 
     shape: (channels, height, width) of every image.
     mean, std: normalisation per channel, of images scaled to 0..1.
-    augmentation: what `batches(..., augment=seed)` applies to training images; None: nothing.
+    augmentation: augmentation of training images by `batches(..., augmentation_seed=seed)`; None: no augmentation.
     """
 
     name: str

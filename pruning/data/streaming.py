@@ -76,28 +76,28 @@ class StreamedSplit:
         *,
         order: Tensor | None = None,
         start: int = 0,
-        augment: int | None = None,
+        augmentation_seed: int | None = None,
         channels_last: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Like `Split.batches`; an unreadable file raises PruningError at its batch."""
         indices = torch.arange(len(self)) if order is None else order.cpu()
         batches = list(enumerate(indices.split(batch_size)))[start:]
-        random = augment is not None and self.augmentation == "random_crop_and_flip"
+        random = augmentation_seed is not None and self.augmentation == "random_crop_and_flip"
         files = replace(self.files, fit="random_crop_and_flip") if random else self.files
-        read = partial(_read_batch, files, augment)
+        read = partial(_read_batch, files, augmentation_seed)
         normalize = make_normalize(self.mean, self.std, self.device, channels_last)
         images = map_in_workers(read, batches, pin_memory=self.device.type == "cuda")
         for (index, chosen), inputs in zip(batches, images, strict=True):
             inputs = inputs.to(self.device, non_blocking=True)
-            if augment is not None and self.augmentation in AUGMENTATIONS:
-                inputs = AUGMENTATIONS[self.augmentation](inputs, batch_generator(augment, index))
+            if augmentation_seed is not None and self.augmentation in AUGMENTATIONS:
+                inputs = AUGMENTATIONS[self.augmentation](inputs, batch_generator(augmentation_seed, index))
             yield normalize(inputs), self.files.targets[chosen].to(self.device)
 
 
-def _read_batch(files: ImageFiles, augment: int | None, batch: tuple[int, Tensor]) -> Tensor:
+def _read_batch(files: ImageFiles, augmentation_seed: int | None, batch: tuple[int, Tensor]) -> Tensor:
     """Read a batch, given its index and the indices of its images, into uint8 [b, c, h, w]."""
     index, indices = batch
     with torch.random.fork_rng(devices=[]):
-        if augment is not None:
-            torch.manual_seed(batch_generator(augment, index).initial_seed())
+        if augmentation_seed is not None:
+            torch.manual_seed(batch_generator(augmentation_seed, index).initial_seed())
         return files.decode(indices)

@@ -54,7 +54,7 @@ COMPRESSION = RatioAxis(
 )
 THEORETICAL_SPEEDUP = RatioAxis(
     "theoretical-speedup",
-    "theoretical speedup (multiply-adds, dense / remaining)",
+    "theoretical speedup (MACs, dense / remaining)",
     lambda point: point.summaries.get("theoretical_speedup"),
     lambda result: result.theoretical_speedup,
 )

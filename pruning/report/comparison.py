@@ -1,8 +1,8 @@
-"""Compare two sets of runs, A and B: is one better by more than the noise between seeds?
+"""Compare two sets of runs, A and B, with a paired t-interval over seeds.
 
 Runs are paired by seed, with all other options equal. Two runs of one seed share their dense network, data split and
-order of batches, so their difference varies less than either accuracy. The interval of the mean difference is
-Student's t over the pairs.
+order of batches, so their difference varies less than either accuracy. The confidence interval of the mean
+difference is Student's t-interval over the pairs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pruning.report.runs import (
     read_runs,
     unify_method_names,
 )
-from pruning.utils.seed_statistics import Interval, Summary, confidence_interval, summarise
+from pruning.utils.seed_statistics import Interval, Summary, confidence_interval, summarize
 from pruning.utils.text import pluralize
 
 CONFIDENCE = 0.95
@@ -70,32 +70,33 @@ class ComparisonRow:
         return self.difference.n if self.difference else 0
 
     @property
-    def exceeds_noise(self) -> bool:
+    def is_significant(self) -> bool:
         return self.interval is not None and self.interval.excludes_zero()
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows in the order of their targets; `differences` are the options in which all of A differ from all of B."""
+    """Rows in the order of their targets; `differing_options` are the options without a common value of A and B."""
 
     a: str
     b: str
     rows: tuple[ComparisonRow, ...]
-    differences: dict[str, list[Any]]
+    differing_options: dict[str, list[Any]]
     warnings: list[str]
 
     def winner(self, row: ComparisonRow) -> str | None:
-        """Return the name of the better side if the difference exceeds the noise; otherwise None."""
-        if not row.exceeds_noise or row.difference is None:
+        """Return the name of the better side; None if the difference is not significant at the 95 % level."""
+        if not row.is_significant or row.difference is None:
             return None
         return self.a if row.difference.mean > 0 else self.b
 
 
 def select_runs(text: str, runs_dir: Path) -> Selection:
-    """Select the runs of a method, of a folder, or whose method or name matches a pattern with `*` and `?`.
+    """Select runs by method, folder or name pattern (`*`, `?`).
 
     Args:
-        text: the name or pattern. A name of both a method and a folder means the method; `./random` is the folder.
+        text: a method, a folder, or a pattern of methods or run names. If a method and a folder have the same name, the
+            method is selected; `./random` selects the folder.
         runs_dir: the folder of records to search, also for the folder `text`.
 
     Raises:
@@ -120,8 +121,8 @@ def select_runs(text: str, runs_dir: Path) -> Selection:
 def compare(a: Selection, b: Selection) -> Comparison:
     """Compare A with B at every target that both have.
 
-    Between two methods, all other options must agree. Between folders or patterns, the options in which all of A
-    differ from all of B are compared.
+    Two methods are compared with all other options equal. Folders or patterns can differ in further options, if A and B
+    have no value of these options in common.
 
     Raises:
         PruningError: a run is on both sides, or no two runs are comparable.
@@ -129,7 +130,8 @@ def compare(a: Selection, b: Selection) -> Comparison:
     common_runs = {run.path.resolve() for run in a.runs} & {run.path.resolve() for run in b.runs}
     if common_runs:
         raise PruningError(
-            f"{pluralize(len(common_runs), 'run')} in both {a.name} and {b.name}. Choose two sets without common runs."
+            f"{pluralize(len(common_runs), 'run')} {'is' if len(common_runs) == 1 else 'are'} in both {a.name} and "
+            f"{b.name}. Choose two sets without common runs."
         )
     runs = unify_method_names([*a.runs, *b.runs])
     runs_a, repeats_a = drop_repeats(runs[: len(a.runs)])
@@ -142,13 +144,13 @@ def compare(a: Selection, b: Selection) -> Comparison:
         raise PruningError(_nothing_to_compare(a, b, runs_a, runs_b, options))
     label_options = _label_options([groups_a[key][0] for key in common], options)
     rows = [_compare_groups(groups_a[key], groups_b[key], label_options) for key in common]
-    differences = {name: _values(runs_a, name) + _values(runs_b, name) for name in options}
+    differing = {name: _values(runs_a, name) + _values(runs_b, name) for name in options}
     used = [run for key in common for run in (*groups_a[key], *groups_b[key])]
     return Comparison(
         a.name,
         b.name,
         tuple(sorted(rows, key=lambda row: (row.label, row.target))),
-        {name: values for name, values in differences.items() if len(set(map(json_key, values))) > 1},
+        {name: values for name, values in differing.items() if len(set(map(json_key, values))) > 1},
         [*repeats_a, *repeats_b, *environment_warnings(used, f"{a.name} and {b.name}")],
     )
 
@@ -164,28 +166,30 @@ def comparison_table(comparison: Comparison) -> tuple[str, list[str], list[list[
         interval = "-" if row.interval is None else f"{row.interval.low:+.2f} to {row.interval.high:+.2f}"
         accuracies = [f"{side.format()} (n {side.n})" for side in (row.a, row.b)]
         rows.append([target, *accuracies, difference, interval, str(row.pairs), verdict(comparison, row)])
-    return f"{a} against {b}: top-1 on the test set, in percentage points, paired by seed", columns, rows
+    return f"{a} and {b}: test top-1 (%) and difference (percentage points), paired by seed", columns, rows
 
 
 def verdict(comparison: Comparison, row: ComparisonRow) -> str:
-    """Return the conclusion of a row; it names a winner only if the interval excludes zero."""
+    """Return the conclusion of a row: the better side, if the 95 % interval excludes zero."""
     if row.pairs == 0:
-        return "no winner: no common seed"
+        return "inconclusive: no common seed"
     if row.pairs == 1:
-        return "no winner: noise unknown with one seed"
+        return "inconclusive: only one common seed"
     winner = comparison.winner(row)
-    return "within the noise" if winner is None else f"{winner} is better"
+    return "not significantly different" if winner is None else f"{winner} is better"
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """Return what a reader must know to read the table."""
+    """Return notes that explain the table."""
     notes = []
-    if len(comparison.differences) > 1 or (comparison.differences and "method" not in comparison.differences):
-        notes.append(f"A and B differ in: {format_fields(comparison.differences)}.")
+    if len(comparison.differing_options) > 1 or (
+        comparison.differing_options and "method" not in comparison.differing_options
+    ):
+        notes.append(f"A and B differ in: {format_fields(comparison.differing_options)}.")
     if sum(row.pairs > 1 for row in comparison.rows) > 1:
         notes.append(
-            "The intervals are not corrected for multiple comparisons: about one in twenty such differences "
-            "exceeds the noise by chance."
+            "The intervals are not corrected for multiple comparisons: without any true difference, about one "
+            "in twenty is significant by chance."
         )
     return notes
 
@@ -228,9 +232,9 @@ def _compare_groups(
     return ComparisonRow(
         target=runs_a[0].target,
         label=format_settings(runs_a[0].settings, label_options),
-        a=summarise([run.final.top1 for run in runs_a]),
-        b=summarise([run.final.top1 for run in runs_b]),
-        difference=summarise(differences) if differences else None,
+        a=summarize([run.final.top1 for run in runs_a]),
+        b=summarize([run.final.top1 for run in runs_b]),
+        difference=summarize(differences) if differences else None,
         interval=confidence_interval(differences, CONFIDENCE),
     )
 

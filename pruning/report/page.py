@@ -155,7 +155,7 @@ def _notes(tasks: Sequence[Task]) -> list[str]:
             f"Published results: {CITATION}. Their dense networks, training and counting differ from ours."
         )
     notes.append(
-        "Sparsity is the removed fraction of the prunable weights. Theoretical speedup is the ratio of multiply-adds; "
-        "only speedups that are called measured were timed."
+        "Sparsity is the removed fraction of the prunable weights. Theoretical speedup is the ratio of multiply-adds "
+        "(MACs). Only speedups that are called measured were timed."
     )
     return notes

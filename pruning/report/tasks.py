@@ -22,7 +22,7 @@ from pruning.report.runs import (
     is_random_baseline,
     json_key,
 )
-from pruning.utils.seed_statistics import Summary, summarise
+from pruning.utils.seed_statistics import Summary, summarize
 from pruning.utils.text import pluralize
 
 Item = TypeVar("Item")
@@ -87,7 +87,7 @@ class Point:
             for layer in run.record.layers:
                 if layer.pruned:
                     values.setdefault(layer.name, []).append(layer.sparsity)
-        return {layer: summarise(sparsities).mean for layer, sparsities in values.items()}
+        return {layer: summarize(sparsities).mean for layer, sparsities in values.items()}
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class DenseControl:
     def summaries(self) -> dict[str, Summary]:
         runs = self.by_seed.values()
         return {
-            name: summarise([getattr(run.dense, name) for run in runs]) for name in ("top1", "top5", "loss")
+            name: summarize([getattr(run.dense, name) for run in runs]) for name in ("top1", "top5", "loss")
         }
 
 
@@ -237,8 +237,8 @@ def _task_warnings(
     single = sum(len(point.runs) == 1 for point in points)
     if single:
         yield (
-            f"{task}: {single} of {len(points)} points have one seed only, so their spread is unknown "
-            "and differences may be noise."
+            f"{task}: {single} of {len(points)} points have one seed only, so their spread and the "
+            "significance of differences are unknown."
         )
     if len({tuple(point.seeds) for point in points}) > 1:
         yield f"{task}: points are not all means over the same seeds."
@@ -279,4 +279,4 @@ def _summaries_of_complete(values: dict[str, list[float | None]]) -> dict[str, S
         for name, found in values.items()
         if None not in found
     }
-    return {name: summarise(found) for name, found in complete.items() if found}
+    return {name: summarize(found) for name, found in complete.items() if found}

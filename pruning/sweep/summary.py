@@ -9,7 +9,7 @@ from typing import Any
 from pruning.config.options import TARGET_OPTIONS
 from pruning.sweep.grid import distinguishing_options
 from pruning.sweep.plan import PlannedRun
-from pruning.utils.seed_statistics import summarise
+from pruning.utils.seed_statistics import summarize
 
 
 @dataclass(frozen=True)
@@ -68,4 +68,4 @@ def _sorted_numbers_first(texts: Iterable[str]) -> list[str]:
 
 
 def _format(values: Sequence[float]) -> str:
-    return summarise(values).format() if values else ""
+    return summarize(values).format() if values else ""

@@ -113,7 +113,7 @@ def _batches(model: nn.Module, data: Dataset, state: TrainingState) -> Iterator[
         recipe.batch_size,
         order=torch.randperm(len(data.train), generator=shuffle),
         start=state.batch,
-        augment=derive_seed(recipe.seed, "augment", state.epoch),
+        augmentation_seed=derive_seed(recipe.seed, "augment", state.epoch),
         channels_last=is_channels_last(model),
     )
     return itertools.islice(batches, state.batches_per_epoch - state.batch)

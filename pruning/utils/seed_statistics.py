@@ -53,7 +53,7 @@ def sample_std(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float]) -> Summary:
     """Return mean, sample standard deviation and number. Raises ValueError for no values."""
     return Summary(mean(values), sample_std(values), len(values))
 

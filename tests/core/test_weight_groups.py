@@ -22,7 +22,7 @@ from pruning.core.layer_scores import LayerScorer
 from pruning.core.layers import prunable_layers
 from pruning.core.prune import check
 from pruning.core.selection import GroupScores, keep_groups, reduce_scores, select_groups, select_weights
-from pruning.core.statistics.channels import normalisation_scales
+from pruning.core.statistics.channels import normalization_scales
 from pruning.core.weight_groups import from_blocks, to_blocks, weight_groups
 
 needs_torch_pruning = pytest.mark.skipif(
@@ -348,7 +348,7 @@ def test_the_scale_of_coupled_filters_is_the_mean_over_their_normalisations() ->
     net.norm.weight.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
     net.outer.weight.data = torch.tensor([-4.0, 1.0, -1.0, 0.0])
     layers = prunable_layers(net)
-    found = normalisation_scales(net, layers, weight_groups("filter", net, layers, images()[0][0]))
+    found = normalization_scales(net, layers, weight_groups("filter", net, layers, images()[0][0]))
     for name in ("stem.weight", "second.weight", "each.weight"):
         assert found[name].flatten(1)[:, 0].tolist() == [2.5, 1.5, 2.0, 2.0]
         assert found[name].shape == net.get_parameter(name).shape

@@ -352,7 +352,11 @@ def test_streamed_batches_equal_batches_from_memory(tmp_path: Path, monkeypatch:
     )
     assert torch.equal(in_memory.train.targets, streamed.train.targets)
     order = torch.randperm(len(in_memory.train), generator=torch.Generator().manual_seed(3))
-    for options in ({}, {"order": order, "augment": 7}, {"order": order, "augment": 7, "start": 2}):
+    for options in (
+        {},
+        {"order": order, "augmentation_seed": 7},
+        {"order": order, "augmentation_seed": 7, "start": 2},
+    ):
         pairs = zip(in_memory.train.batches(5, **options), streamed.train.batches(5, **options), strict=True)  # type: ignore[arg-type]
         for (left, left_targets), (right, right_targets) in pairs:
             assert torch.equal(left, right)
@@ -389,9 +393,10 @@ def test_random_crops_depend_on_seed_and_batch_only(tmp_path: Path) -> None:
     split = files.split(torch.device("cpu"), half, half, "random_crop_and_flip")
     state = torch.get_rng_state()
     plain, once, again, other = (
-        torch.cat([inputs for inputs, _ in split.batches(8, augment=seed)]) for seed in (None, 1, 1, 2)
+        torch.cat([inputs for inputs, _ in split.batches(8, augmentation_seed=seed)])
+        for seed in (None, 1, 1, 2)
     )
-    rest = torch.cat([inputs for inputs, _ in split.batches(8, augment=1, start=2)])
+    rest = torch.cat([inputs for inputs, _ in split.batches(8, augmentation_seed=1, start=2)])
     assert plain.shape == (30, 3, 24, 24)
     assert torch.equal(once, again)
     assert torch.equal(once[16:], rest)

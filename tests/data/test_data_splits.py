@@ -58,8 +58,8 @@ def test_batches_without_order_equal_batches_in_ascending_order() -> None:
 @pytest.mark.parametrize("start", [0, 1, 3, 4])
 def test_an_epoch_resumed_at_any_batch_is_bit_identical(start: int, augmentation: str | None) -> None:
     split, order = split_of(30, augmentation=augmentation), torch.randperm(30)
-    whole = list(split.batches(8, order=order, augment=5))
-    rest = list(split.batches(8, order=order, augment=5, start=start))
+    whole = list(split.batches(8, order=order, augmentation_seed=5))
+    rest = list(split.batches(8, order=order, augmentation_seed=5, start=start))
     assert len(rest) == 4 - start
     for (left, left_targets), (right, right_targets) in zip(whole[start:], rest, strict=True):
         assert torch.equal(left, right)
@@ -69,7 +69,7 @@ def test_an_epoch_resumed_at_any_batch_is_bit_identical(start: int, augmentation
 def test_batches_do_not_change_the_images_or_the_random_state() -> None:
     split = split_of(9, augmentation="crop_and_flip")
     before, state = split.inputs.clone(), torch.get_rng_state()
-    for inputs, _ in split.batches(4, augment=1):
+    for inputs, _ in split.batches(4, augmentation_seed=1):
         inputs.zero_()
     assert torch.equal(split.inputs, before)
     assert torch.equal(torch.get_rng_state(), state)
@@ -84,12 +84,12 @@ def test_channels_last_changes_only_the_memory_format() -> None:
 
 def test_images_are_augmented_only_with_a_seed_and_an_augmentation() -> None:
     plain, _ = concatenate(split_of(12).batches(5))
-    assert torch.equal(concatenate(split_of(12).batches(5, augment=3))[0], plain)
+    assert torch.equal(concatenate(split_of(12).batches(5, augmentation_seed=3))[0], plain)
     assert torch.equal(concatenate(split_of(12, augmentation="crop_and_flip").batches(5))[0], plain)
     augmented = split_of(12, augmentation="crop_and_flip")
     one, other = (
-        concatenate(augmented.batches(5, augment=3))[0],
-        concatenate(augmented.batches(5, augment=4))[0],
+        concatenate(augmented.batches(5, augmentation_seed=3))[0],
+        concatenate(augmented.batches(5, augmentation_seed=4))[0],
     )
     assert not torch.equal(one, plain)
     assert not torch.equal(one, other)
@@ -131,7 +131,9 @@ def test_batches_on_a_gpu_equal_those_on_the_cpu() -> None:
     device = Split(host.inputs.cuda(), host.targets.cuda(), MEAN, STD, "crop_and_flip")
     order = torch.randperm(20)
     pairs = zip(
-        host.batches(8, order=order, augment=1), device.batches(8, order=order, augment=1), strict=True
+        host.batches(8, order=order, augmentation_seed=1),
+        device.batches(8, order=order, augmentation_seed=1),
+        strict=True,
     )
     for (left, left_targets), (right, right_targets) in pairs:
         assert right.is_cuda

@@ -103,7 +103,7 @@ def test_a_worker_that_fails_is_an_error() -> None:
 def test_a_shrunk_network_is_timed_next_to_the_masked_and_the_dense_one() -> None:
     pytest.importorskip("torch_pruning", reason="the extra shrink is not installed")
     section = time_shrunk_network("resnet18", turns=2, batch=1)
-    assert section.title == "resnet18 without half of its filters, batch 1, 3.75x fewer multiply-adds"
+    assert section.title == "resnet18 without half of its filters, batch 1, 3.75x fewer MACs"
     assert names(section) == ["dense", "masked", "shrunk"]
     assert_timed(section, turns=2)
 

@@ -46,23 +46,23 @@ def test_differences_and_intervals_are_those_of_a_paired_t_test(tmp_path: Path) 
         assert row.pairs == 3
 
 
-def test_a_difference_beyond_the_noise_names_the_winner_on_either_side(tmp_path: Path) -> None:
+def test_a_significant_difference_names_the_winner_on_either_side(tmp_path: Path) -> None:
     save_grid(tmp_path)
     assert verdicts(sides(tmp_path, "global_mag", "random"))[-1] == "global_mag is better"
     assert verdicts(sides(tmp_path, "random", "global_mag"))[-1] == "global_mag is better"
 
 
-def test_a_difference_within_the_noise_names_no_winner(tmp_path: Path) -> None:
+def test_a_difference_that_is_not_significant_names_no_winner(tmp_path: Path) -> None:
     for seed, (one, other) in enumerate(((80.0, 80.5), (81.0, 80.2), (80.4, 80.3))):
         save(tmp_path, record(one, seed=seed))
         save(tmp_path, record(other, seed=seed, method="layer_mag"))
-    assert verdicts(sides(tmp_path, "global_mag", "layer_mag")) == ["within the noise"]
+    assert verdicts(sides(tmp_path, "global_mag", "layer_mag")) == ["not significantly different"]
 
 
 def test_one_seed_has_no_interval_and_no_winner(tmp_path: Path) -> None:
     save_grid(tmp_path, seeds=(4,))
     comparison = sides(tmp_path, "global_mag", "random")
-    assert set(verdicts(comparison)) == {"no winner: noise unknown with one seed"}
+    assert set(verdicts(comparison)) == {"inconclusive: only one common seed"}
     assert all(row.interval is None for row in comparison.rows)
 
 
@@ -70,16 +70,16 @@ def test_two_sides_without_a_common_seed_have_no_difference_and_no_winner(tmp_pa
     for seed in range(6):
         save(tmp_path / ("a" if seed < 3 else "b"), record(80.0 if seed < 3 else 85.0, seed=seed))
     comparison = sides(tmp_path, "a", "b")
-    assert verdicts(comparison) == ["no winner: no common seed"]
+    assert verdicts(comparison) == ["inconclusive: no common seed"]
     assert (comparison.rows[0].difference, comparison.rows[0].pairs) == (None, 0)
     assert (comparison.rows[0].a.mean, comparison.rows[0].b.mean) == (80.0, 85.0)
 
 
-def test_equal_runs_in_two_folders_are_within_the_noise(tmp_path: Path) -> None:
+def test_equal_runs_in_two_folders_are_not_significantly_different(tmp_path: Path) -> None:
     for seed in range(3):
         for folder in ("a", "b"):
             save(tmp_path / folder, record(80.0 + seed, seed=seed))
-    assert verdicts(sides(tmp_path, "a", "b")) == ["within the noise"]
+    assert verdicts(sides(tmp_path, "a", "b")) == ["not significantly different"]
 
 
 def test_a_run_on_both_sides_is_refused(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_folders_are_compared_in_the_options_that_separate_them(tmp_path: Path) 
             for method in ("global_mag", "layer_mag"):
                 save(tmp_path / folder, record(top1 + 0.1 * seed, seed=seed, finetune=policy, method=method))
     comparison = sides(tmp_path, "a", "b")
-    assert comparison.differences == {"finetune": ["continue", "reinit"]}
+    assert comparison.differing_options == {"finetune": ["continue", "reinit"]}
     assert [row.label for row in comparison.rows] == ["global_mag", "layer_mag"]
     assert set(verdicts(comparison)) == {"b is better"}
     assert "finetune (continue, reinit)" in comparison_notes(comparison)[0]
@@ -124,7 +124,7 @@ def test_records_with_the_old_policy_name_go_on_are_compared_as_continue(tmp_pat
         save(tmp_path, record(80, seed=seed, finetune="go_on"))
         save(tmp_path, record(70 + seed, seed=seed, finetune="continue", method="random"))
     comparison = sides(tmp_path, "global_mag", "random")
-    assert comparison.differences == {"method": ["global_mag", "random"]}
+    assert comparison.differing_options == {"method": ["global_mag", "random"]}
     assert comparison.rows[0].pairs == 3
 
 
@@ -140,7 +140,7 @@ def test_two_spellings_of_a_method_are_compared_as_one_method(tmp_path: Path) ->
     for seed in range(3):
         for folder, method, policy in (("a", "global_snip", "continue"), ("b", "snip", "reinit")):
             save(tmp_path / folder, record(80 + seed, seed=seed, method=method, finetune=policy))
-    assert sides(tmp_path, "a", "b").differences == {"finetune": ["continue", "reinit"]}
+    assert sides(tmp_path, "a", "b").differing_options == {"finetune": ["continue", "reinit"]}
 
 
 def test_different_architectures_are_never_paired(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_every_row_of_the_table_ends_in_its_verdict(tmp_path: Path) -> None:
     save_grid(tmp_path)
     comparison = sides(tmp_path, "global_mag", "random")
     title, columns, rows = comparison_table(comparison)
-    assert title.startswith("global_mag against random")
+    assert title.startswith("global_mag and random")
     assert columns == [
         "target",
         "top-1 global_mag",

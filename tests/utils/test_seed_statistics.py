@@ -12,7 +12,7 @@ from pruning.utils.seed_statistics import (
     Summary,
     confidence_interval,
     sample_std,
-    summarise,
+    summarize,
     t_quantile,
 )
 
@@ -51,24 +51,24 @@ def test_arguments_out_of_range_are_refused(confidence: float, degrees: int) -> 
 
 
 def test_a_summary_has_mean_sample_deviation_and_number() -> None:
-    summary = summarise([1.0, 2.0, 6.0])
+    summary = summarize([1.0, 2.0, 6.0])
     assert summary == Summary(3.0, summary.std, 3)
     assert summary.std == pytest.approx(7**0.5)
 
 
 def test_one_value_has_no_deviation_and_no_interval() -> None:
-    assert summarise([91.5]) == Summary(91.5, None, 1)
+    assert summarize([91.5]) == Summary(91.5, None, 1)
     assert confidence_interval([91.5]) is None
 
 
 def test_a_summary_is_written_with_digits_and_scale_and_a_single_value_without_deviation() -> None:
-    assert summarise([0.5, 0.7]).format(1, scale=100) == "60.0 ± 14.1"
-    assert summarise([91.5]).format() == "91.50"
+    assert summarize([0.5, 0.7]).format(1, scale=100) == "60.0 ± 14.1"
+    assert summarize([91.5]).format() == "91.50"
 
 
 def test_no_values_are_refused() -> None:
     with pytest.raises(ValueError, match="no values"):
-        summarise([])
+        summarize([])
 
 
 def test_the_interval_of_three_values_equals_the_hand_calculation() -> None:
@@ -87,7 +87,7 @@ def test_an_interval_excludes_zero_only_if_both_ends_have_one_sign() -> None:
 
 @given(st.lists(FLOATS, min_size=2, max_size=20))
 def test_summaries_agree_with_numpy(values: list[float]) -> None:
-    summary = summarise(values)
+    summary = summarize(values)
     assert summary.mean == pytest.approx(np.mean(values), rel=1e-9, abs=1e-6)
     assert sample_std(values) == pytest.approx(np.std(values, ddof=1), rel=1e-9, abs=1e-6)
 

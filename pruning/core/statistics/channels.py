@@ -15,7 +15,7 @@ from pruning.registry import STATISTICS
 
 
 @STATISTICS.register("normalisation scale", over_channels=True, source="Liu et al. 2017, arXiv 1708.06519")
-def normalisation_scales(
+def normalization_scales(
     model: nn.Module, layers: Sequence[Layer], groups: Sequence[WeightGroups]
 ) -> dict[str, Tensor]:
     """abs(gamma) of the normalisation that follows a weight's filter; the mean if there are several.

@@ -27,7 +27,7 @@ def time_shrunk_network(arch: str, turns: int, batch: int = 8) -> Section:
     networks = {"dense": dense, "masked": masked, "shrunk": small}
     speedup = count_macs(dense, SHAPE).macs / count_macs(small, SHAPE).macs
     contenders = {name: _inference(network, images) for name, network in networks.items()}
-    title = f"{arch} without half of its filters, batch {batch}, {speedup:.2f}x fewer multiply-adds"
+    title = f"{arch} without half of its filters, batch {batch}, {speedup:.2f}x fewer MACs"
     return summarize(title, run_in_turns(contenders, turns))
 
 
