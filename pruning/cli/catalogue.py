@@ -9,12 +9,15 @@ from pruning import models
 from pruning.axes import methods
 from pruning.models.model_stats import model_stats
 from pruning.registry import (
+    ACCUMULATORS,
     ALLOCATIONS,
     ARCHITECTURES,
+    CORRECTIONS,
     DATASETS,
     FINETUNINGS,
     SCHEDULES,
     SCORES,
+    STATISTICS,
     STRUCTURES,
     Registry,
     ScoreSpec,
@@ -86,6 +89,9 @@ TABLES: dict[str, Callable[[], Table]] = {
     "finetunings": finetuning_table,
     "allocations": lambda: plain_table(ALLOCATIONS),
     "scores": score_table,
+    "statistics": lambda: plain_table(STATISTICS),
+    "accumulators": lambda: plain_table(ACCUMULATORS),
+    "corrections": lambda: plain_table(CORRECTIONS),
 }
 
 

@@ -1,8 +1,10 @@
 """Every option of a run: its type, default, bounds and help text.
 
 A field here is the command-line option (`max_lr` is `--max-lr`), the YAML key and the entry in a record's `config`:
-adding a field is all that a new option needs. `DataOptions`, `ModelOptions`, `DenseTrainingOptions` and
-`MachineOptions` together determine the dense network; all groups but `OutputOptions` determine the result.
+adding a field makes a new option. If the option determines the result, also enter the value that earlier versions used
+in `run_config.LATER_OPTIONS`, which keeps the names, dense networks and records of earlier runs valid. `DataOptions`,
+`ModelOptions`, `DenseTrainingOptions` and `MachineOptions` together determine the dense network; all groups but
+`OutputOptions` determine the result.
 
 Defaults that depend on other options are in `resolution`, rules between options in `checks`.
 """

@@ -13,7 +13,7 @@ from pruning.axes.structure import fixed_sparsity
 from pruning.config import checks, plugins
 from pruning.config.messages import describe_invalid_value
 from pruning.config.options import TARGET_OPTIONS, flag
-from pruning.config.run_config import RunConfig
+from pruning.config.run_config import LATER_OPTIONS, RunConfig
 from pruning.errors import PruningError
 from pruning.registry import FINETUNINGS, SCHEDULES, canonical_options, unknown
 from pruning.utils.yaml_files import read_yaml
@@ -180,10 +180,10 @@ def shorten(config: RunConfig) -> RunConfig:
 
 def differences(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """Describe every option, or other value, that differs between a saved and a requested run."""
-    names = sorted(set(saved) | set(requested))
+    saved, requested = {**LATER_OPTIONS, **saved}, {**LATER_OPTIONS, **requested}
     return [
         f"{_label(name)} was {saved.get(name)!r}, now {requested.get(name)!r}"
-        for name in names
+        for name in sorted(saved.keys() | requested.keys())
         if saved.get(name) != requested.get(name)
     ]
 

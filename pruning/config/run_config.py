@@ -26,6 +26,9 @@ from pruning.utils.digests import digest, file_digest
 
 # Spellings in the digest of a run's name: those of the first version, so that a command still finds its earlier run.
 HASHED_SPELLINGS = {"continue": "go_on"}
+# Options that the first version did not have, with the value that it used. Keys leave them out at that value, so that
+# the names, dense networks and records of earlier runs stay valid.
+LATER_OPTIONS: dict[str, Any] = {}
 
 
 class RunConfig(
@@ -73,9 +76,13 @@ class RunConfig(
         return self.model_dump(mode="json")
 
     def values_of(self, groups: Iterable[type[OptionGroup]]) -> dict[str, Any]:
-        """The fields of some groups only, as JSON holds them."""
+        """The fields of some groups as JSON holds them, without later options that have their earlier value."""
         names = {name for group in groups for name in group.model_fields}
-        return {name: value for name, value in self.to_dict().items() if name in names}
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name in names and not (name in LATER_OPTIONS and value == LATER_OPTIONS[name])
+        }
 
     def config_key(self) -> dict[str, Any]:
         """The options that determine the result: two configurations with equal keys are the same run."""

@@ -24,10 +24,9 @@ from pruning.experiment.callbacks import AfterEpoch
 from pruning.experiment.checkpoint import TrainingSnapshot, pack_groups, unpack_group
 from pruning.experiment.events import DenseReady, DenseWaiting
 from pruning.experiment.fit import fit
+from pruning.experiment.recipes import dense_recipe
 from pruning.experiment.run_files import DenseFolder, dense_folder
 from pruning.experiment.session import Session
-from pruning.training.recipe import Recipe
-from pruning.training.seeds import derive_seed
 from pruning.utils.digests import digest, file_digest
 from pruning.utils.file_locks import file_lock
 from pruning.utils.files import read_tensors, write_tensors_atomic
@@ -77,20 +76,6 @@ def _source_digest(arch: str, model: nn.Module) -> str:
         with contextlib.suppress(OSError, TypeError):
             sources.add(Path(inspect.getfile(kind)))
     return digest(sorted({file_digest(source) for source in sources if source.is_file()}))
-
-
-def dense_recipe(config: RunConfig, batch_limit: int | None) -> Recipe:
-    """Return the recipe of the dense training."""
-    return Recipe(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        peak_lr=config.max_lr or config.lr,
-        base_lr=config.lr if config.max_lr is not None else None,
-        weight_decay=config.weight_decay,
-        precision=config.precision,
-        seed=derive_seed(config.seed, "dense"),
-        batch_limit=batch_limit,
-    )
 
 
 def dense_network(session: Session, *, fresh: bool) -> DenseStates:

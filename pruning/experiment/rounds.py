@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -17,11 +16,12 @@ from pruning.core.prune import PruneOptions, plan
 from pruning.errors import DivergedError
 from pruning.experiment import checkpoint, shared_rounds
 from pruning.experiment.callbacks import PruneDuringTraining
-from pruning.experiment.dense_cache import DenseStates, dense_recipe
+from pruning.experiment.dense_cache import DenseStates
 from pruning.experiment.events import Pruned, RoundFinished, ScoringStarted
 from pruning.experiment.fit import fit
 from pruning.experiment.metrics import evaluate_network, measure_network, with_counts
 from pruning.experiment.networks import new_network, teacher
+from pruning.experiment.recipes import finetune_recipe, replay_recipe
 from pruning.experiment.session import Session
 from pruning.experiment.targets import PruningStep, next_step
 from pruning.registry import FINETUNINGS
@@ -49,21 +49,12 @@ def run_round(session: Session, number: int, dense: DenseStates) -> None:
 def finetune_plan(session: Session, number: int, dense: DenseStates) -> FinetunePlan:
     """Return the plan of the fine-tuning policy for round `number`."""
     config = session.config
-    like_dense_training = replace(
-        dense_recipe(config, session.batch_limit), seed=derive_seed(config.seed, "finetune", number)
-    )
-    from_rewind_epoch = replace(like_dense_training, first_epoch=config.rewind_epoch)
-    recipe = from_rewind_epoch
-    if config.finetune_lr is not None:
-        recipe = replace(
-            like_dense_training, epochs=config.finetune_epochs, peak_lr=config.finetune_lr, base_lr=None
-        )
     network_seed = derive_seed(config.seed, "reinit", number)
     policy = FINETUNINGS.get(config.finetune)
     finetuning: FinetunePlan = policy(
         FinetuneContext(
-            recipe=recipe,
-            replay=from_rewind_epoch,
+            recipe=finetune_recipe(config, number, session.batch_limit),
+            replay=replay_recipe(config, number, session.batch_limit),
             fresh_weights=lambda: new_network(session, network_seed).state_dict(),
             rewind_state=dense.rewind_state,
             teacher=None if dense.trained is None else teacher(session, dense.trained),

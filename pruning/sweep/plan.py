@@ -33,7 +33,7 @@ class PlannedRun:
     Attributes:
         config: its whole configuration.
         choices: the options that distinguish it from the other runs, by name.
-        dense_key: cache key of its dense training; None if it starts from given weights and trains no dense network.
+        dense_key: equal for runs that share a dense training (not the name of its folder); None with --epochs 0.
         round_keys: a key for the network after each round; two runs with the same key share that network.
         depends_on: names of the runs that compute rounds which this run reuses.
     """

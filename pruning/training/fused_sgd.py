@@ -28,7 +28,13 @@ class FusedSGD(torch.optim.Optimizer):
     ) -> None:
         """Args:
         parameters: All on one device. There is one parameter group per dtype, because the kernel takes one dtype.
+        momentum: Above 0, because the kernel needs a momentum buffer.
+
+        Raises:
+        ValueError: `momentum` is not above 0.
         """
+        if momentum <= 0:
+            raise ValueError(f"momentum {momentum} must be above 0")
         by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
         for parameter in parameters:
             by_dtype.setdefault(parameter.dtype, []).append(parameter)

@@ -264,7 +264,9 @@ def test_the_table_of_axes_names_every_registered_choice() -> None:
     )
     for row, kind in zip(rows, kinds, strict=True):
         choices = re.sub(r"\(.*?\)", "", row.split("|")[3])
-        assert re.findall(r"`([^`]+)`", choices) == kind.names()
+        assert re.findall(r"`([^`]+)`", choices) == kind.names(), (
+            f"README's table of axes must list the names of {kind.kind}s in the order of the source"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pruning.config.resolution import resolve
-from pruning.config.run_config import RunConfig
+from pruning.config.resolution import differences, resolve
+from pruning.config.run_config import LATER_OPTIONS, RunConfig
 from pruning.utils.digests import digest
 
 
@@ -38,7 +38,7 @@ def test_the_run_name_holds_data_set_architecture_method_target_and_seed() -> No
     ],
 )
 def test_keys_are_those_of_earlier_versions(options: dict[str, Any], key: str, dense_key: str) -> None:
-    """Run names and cached dense networks depend on them."""
+    """Run names and cached dense networks depend on them; a new option belongs in `LATER_OPTIONS`."""
     config = resolve(options)
     assert digest(config.config_key())[:8] == key
     assert digest(config.dense_config_key())[:8] == dense_key
@@ -84,3 +84,14 @@ def test_a_command_has_the_run_name_that_the_first_version_gave_it(
     options: dict[str, Any], digest: str
 ) -> None:
     assert resolve(options).run_name() == f"fashion_mini-my-global_mag-sparsity0.9-seed0-{digest}"
+
+
+def test_a_later_option_with_its_earlier_value_is_left_out_of_all_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(LATER_OPTIONS, "weight_decay", 5e-4)
+    default, other = resolve({}), resolve({"weight_decay": 0.1})
+    assert "weight_decay" not in default.config_key()
+    assert "weight_decay" not in default.dense_config_key()
+    assert other.config_key()["weight_decay"] == 0.1
+    assert differences(default.config_key(), other.config_key()) == ["--weight-decay was 0.0005, now 0.1"]

@@ -97,3 +97,9 @@ def test_own_and_global_hooks_are_called_before_and_after_every_step() -> None:
             handle.remove()
     optimizer.step()
     assert called == [("all, before", True), ("before", True), ("after", False), ("all, after", False)]
+
+
+@pytest.mark.parametrize("momentum", [0.0, -0.5])
+def test_a_momentum_that_is_not_above_zero_is_refused(momentum: float) -> None:
+    with pytest.raises(ValueError, match=str(momentum)):
+        FusedSGD(parameters(torch.float32), lr=0.1, momentum=momentum, weight_decay=0.0)

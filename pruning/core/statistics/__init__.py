@@ -1,5 +1,7 @@
 """Statistics that scores read besides the weights: gradients, Fisher information, layer inputs, channel scales.
 
+Sums over training steps (`movement`) are in `core.accumulation`.
+
 A statistic is a registered function; a score lists the names of those it reads in `ScoreSpec.statistics`::
 
     @STATISTICS.register("gradient", source="...")
