@@ -1,4 +1,4 @@
-"""Errors in one's own words: what another error says, in one line."""
+"""Quoting another error in a message of one line."""
 
 from __future__ import annotations
 
@@ -15,5 +15,7 @@ from pruning.errors import first_line
         (AssertionError(" \n "), "AssertionError"),
     ],
 )
-def test_the_first_line_of_an_error_or_else_its_type(error: Exception, line: str) -> None:
+def test_first_line_is_the_first_line_of_the_message_or_the_type_if_it_is_empty(
+    error: Exception, line: str
+) -> None:
     assert first_line(error) == line

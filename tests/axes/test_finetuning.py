@@ -1,4 +1,4 @@
-"""Fine-tuning policies: what each starts from, by which recipe and to which loss; to the bit wherever it is stopped."""
+"""Fine-tuning policies: start weights, recipe and loss of each, and runs that are interrupted in a fine-tuning."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_each_policy_trains_by_its_recipe_and_loss(policy: str) -> None:
 
 
 def test_distillation_equals_a_hand_computed_case() -> None:
-    """Logits 0, log 3 against 0, 0: the student gives 1/4, 3/4, the teacher halves."""
+    """Student logits 0 and log 3 are probabilities 1/4 and 3/4; the teacher's are 1/2 and 1/2."""
     teacher = nn.Linear(2, 2, bias=False)
     nn.init.zeros_(teacher.weight)
     inputs, outputs = torch.ones(2, 2), torch.tensor([[0.0, 3.0], [0.0, 3.0]]).log().clamp(min=0)
@@ -86,15 +86,15 @@ def test_temperature_softens_both_outputs_and_keeps_the_scale_of_the_gradients()
     torch.manual_seed(0)
     teacher, inputs, targets = nn.Linear(4, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
     outputs = torch.randn(5, 3, requires_grad=True)
-    taught = (teacher(inputs) / 2).softmax(1)
+    target = (teacher(inputs) / 2).softmax(1)
     student = (outputs / 2).softmax(1)
-    expected = 4 * (taught * (taught / student).log()).sum(1).mean()
+    expected = 4 * (target * (target / student).log()).sum(1).mean()
     found = distillation(teacher, 1.0, 2.0)(inputs, outputs, targets)
     torch.testing.assert_close(found, expected)
     found.backward()
     assert outputs.grad is not None
     assert teacher.weight.grad is None
-    torch.testing.assert_close(outputs.grad, 2 * (student - taught).detach() / 5)
+    torch.testing.assert_close(outputs.grad, 2 * (student - target).detach() / 5)
 
 
 def test_the_teachers_batch_norm_statistics_do_not_change() -> None:
@@ -109,24 +109,24 @@ def test_the_teachers_batch_norm_statistics_do_not_change() -> None:
         torch.testing.assert_close(loss(inputs, outputs, targets), expected)
 
 
-# In a run
+# Whole runs
 
 
-class Stopping(SilentObserver):
-    """Watches a run, and asks it to stop after so many batches of the fine-tuning in its second round."""
+class StopInSecondRound(SilentObserver):
+    """Interrupts a run after a number of batches of the fine-tuning in its second round."""
 
     def __init__(self, after: int | None = None) -> None:
         self.left = after
-        self.tuning = False
+        self.finetuning = False
 
     def event(self, event: Event) -> None:
-        self.tuning = isinstance(event, BatchLogged) and event.round == 2
+        self.finetuning = isinstance(event, BatchLogged) and event.round == 2
 
     def progress(self, done: int, total: int) -> None:
         assert 0 <= done <= total
 
     def check_stop(self) -> None:
-        if self.left is not None and self.tuning:
+        if self.left is not None and self.finetuning:
             self.left -= 1
             if self.left == 0:
                 raise InterruptedRunError(15)
@@ -149,34 +149,32 @@ def config(policy: str, runs: Path, **options: Any) -> RunConfig:
 @pytest.mark.parametrize(
     "policy", [name for name in FINETUNINGS.names() if FINETUNINGS.entry(name).spec.trains]
 )
-def test_a_run_stopped_in_the_middle_of_its_finetuning_ends_with_the_same_bits(
-    policy: str, runs: Path
-) -> None:
+def test_a_run_interrupted_in_a_finetuning_ends_with_the_same_bits(policy: str, runs: Path) -> None:
     whole, stopped = (
         config(policy, runs, name=f"{policy}-whole"),
         config(policy, runs, name=f"{policy}-stopped"),
     )
-    run(whole, Stopping())
+    run(whole, StopInSecondRound())
     with pytest.raises(InterruptedRunError):
-        run(stopped, Stopping(after=3))
-    result = run(stopped, Stopping())
+        run(stopped, StopInSecondRound(after=3))
+    result = run(stopped, StopInSecondRound())
     found, expected = (reproducible_result(runs / str(one.name)) for one in (stopped, whole))
     assert found == expected
     assert result["config"]["finetune_epochs"] == 1
 
 
-def test_rewinding_the_learning_rate_takes_the_dense_trainings_course_again(runs: Path) -> None:
-    one = config("rewind_lr", runs, name="course", rewind_epoch=1, rounds=1, max_lr=0.2, seed=3)
+def test_rewind_lr_repeats_the_learning_rates_of_the_dense_training(runs: Path) -> None:
+    one = config("rewind_lr", runs, name="learning-rates", rewind_epoch=1, rounds=1, max_lr=0.2, seed=3)
     run(one, SilentObserver())
-    logged = [event for event in events(runs / "course") if event["event"] == "batch"]
+    logged = [event for event in events(runs / "learning-rates") if event["event"] == "batch"]
     dense = [(event["epoch"], event["lr"]) for event in logged if event["phase"] == "dense"]
     again = [(event["epoch"], event["lr"]) for event in logged if event["phase"] == "finetune"]
     assert again == [(epoch, lr) for epoch, lr in dense if epoch > 1]
     assert len(again) == 2 * 9  # 450 of 500 images are trained on
 
 
-def test_rewound_weights_equal_those_of_the_dense_training(runs: Path) -> None:
-    """Rewound to its end, there is nothing left to train: the dense weights, but for what is removed."""
+def test_rewind_restores_the_weights_of_the_dense_training(runs: Path) -> None:
+    """Rewound to the last epoch, nothing is trained: the dense weights, except for the pruned ones."""
     run(config("rewind", runs, name="rewound", rewind_epoch=3, rounds=1), SilentObserver())
     network = load_file(runs / "rewound/model.safetensors")
     masks = load_file(runs / "rewound/masks.safetensors")

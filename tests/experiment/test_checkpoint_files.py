@@ -47,7 +47,7 @@ def test_a_checkpoint_can_be_saved_after_a_damaged_one(tmp_path: Path) -> None:
     assert (checkpoints.load() or ({}, {}))[1]["number"] == 1
 
 
-def test_altered_values_with_valid_json_are_skipped_too(tmp_path: Path) -> None:
+def test_a_checkpoint_with_altered_values_in_valid_json_is_skipped(tmp_path: Path) -> None:
     checkpoints = CheckpointFiles(tmp_path)
     for number in (10, 20):
         checkpoints.save({"n": torch.tensor(number)}, {"number": number})

@@ -1,4 +1,4 @@
-"""--schedule gradual: pruned little by little inside one fine-tuning, by the formula of Zhu and Gupta, exactly."""
+"""--schedule gradual: several pruning steps during one fine-tuning, by the formula of Zhu and Gupta."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "run"
 
 
-def test_the_amounts_are_those_of_the_formula(folder: Path) -> None:
+def test_the_sparsity_after_every_pruning_step_is_that_of_the_formula(folder: Path) -> None:
     # s_t = s_f (1 - (1 - t / (n dt))^3) with s_f = 0.8, dt = 4 and n = 4: 2 epochs have 18 batches.
     pruned = [event for event in events(folder) if event["event"] == "pruning"]
     assert [event["batch"] for event in pruned] == [4, 8, 12, 16]
@@ -64,7 +64,7 @@ def test_the_amounts_are_those_of_the_formula(folder: Path) -> None:
     assert [event["removed"] for event in pruned] == [round(s * WEIGHTS) for s in sparsities]
 
 
-def test_the_end_is_exactly_what_was_asked_for(folder: Path) -> None:
+def test_the_final_sparsity_is_exactly_the_requested_one_and_the_record_verifies(folder: Path) -> None:
     masks, network = load_file(folder / "masks.safetensors"), load_file(folder / "model.safetensors")
     assert sum(int((~mask).sum()) for mask in masks.values()) == round(0.8 * WEIGHTS)
     assert all(network[name][~mask].count_nonzero() == 0 for name, mask in masks.items())
@@ -75,7 +75,7 @@ def test_the_end_is_exactly_what_was_asked_for(folder: Path) -> None:
     assert all(check.agrees for check in verify(RunFolder(folder), SilentObserver()))
 
 
-def test_removed_weights_are_zero_in_every_checkpoint_and_never_return(
+def test_pruned_weights_are_zero_in_every_checkpoint_and_their_number_never_falls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed = [0]
@@ -94,7 +94,9 @@ def test_removed_weights_are_zero_in_every_checkpoint_and_never_return(
     assert removed[-1] == round(0.8 * WEIGHTS)
 
 
-def test_interrupted_anywhere_it_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
+def test_a_gradual_run_interrupted_every_12_checks_ends_with_the_same_bits(
+    folder: Path, tmp_path: Path
+) -> None:
     config = gradual(tmp_path, method="global_grad", score_batches=2)
     assert run_with_interruptions(12, lambda observer: run(config, observer)) > 4
     assert reproducible_result(tmp_path / "run") == reproducible_result(folder)
@@ -102,7 +104,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(folder: Path, tmp_path:
     assert batches == [4, 8, 12, 16]
 
 
-def test_other_amounts_and_allocations_grow_alike(tmp_path: Path) -> None:
+def test_compression_counts_and_allocations_follow_the_same_formula(tmp_path: Path) -> None:
     for options in (
         {"sparsity": None, "compression": 4},
         {"sparsity": None, "count": 30_000},
@@ -116,6 +118,6 @@ def test_other_amounts_and_allocations_grow_alike(tmp_path: Path) -> None:
         )
 
 
-def test_a_dry_run_prunes_inside_its_few_batches(tmp_path: Path) -> None:
+def test_a_dry_run_prunes_during_its_two_batches(tmp_path: Path) -> None:
     run(gradual(tmp_path, dry_run=True), SilentObserver())
     assert read_result(tmp_path / "run")["final"]["sparsity"] == round(0.8 * WEIGHTS) / WEIGHTS

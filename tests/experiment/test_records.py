@@ -1,4 +1,4 @@
-"""Whether a run is done already: by its options, and by the contents of the files of one's own that it was given."""
+"""Finished runs: found by their options and by the contents of the user's own files."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def make(classes):
 
 @pytest.fixture
 def options(tmp_path: Path) -> dict[str, Any]:
-    """A run of a network of one's own, from weights of one's own."""
+    """Options of a run with a network and weights of the user's own."""
     net, weights = tmp_path / "net.py", tmp_path / "weights.safetensors"
     net.write_text(NET.format(between="ReLU"))
     own = f"{net}:make"
     write_state_dict_atomic(weights, build(own, classes=10, shape=(1, 28, 28)).state_dict())
     images = small_mnist(tmp_path / ".images", train=100, test=20)
-    told = {"dataset": "mnist", "data": images, "arch": own, "weights": weights, "name": "run"}
-    return {**told, "runs_dir": tmp_path, "epochs": 0, "finetune": "none", "rounds": 1, "measure_seconds": 0}
+    given = {"dataset": "mnist", "data": images, "arch": own, "weights": weights, "name": "run"}
+    return {**given, "runs_dir": tmp_path, "epochs": 0, "finetune": "none", "rounds": 1, "measure_seconds": 0}
 
 
 def disagreeing(options: dict[str, Any]) -> set[str]:
@@ -44,7 +44,7 @@ def disagreeing(options: dict[str, Any]) -> set[str]:
     return {check.what for check in checks if not check.agrees}
 
 
-def test_a_finished_run_is_shown_again_while_its_files_are_what_they_were_or_gone(
+def test_a_finished_run_is_found_while_its_files_are_unchanged_or_deleted(
     options: dict[str, Any],
 ) -> None:
     run(resolve(options), SilentObserver())
@@ -56,12 +56,12 @@ def test_a_finished_run_is_shown_again_while_its_files_are_what_they_were_or_gon
     assert not disagreeing(options)
 
 
-def test_a_run_of_other_code_or_weights_is_not_taken_for_this_one(
+def test_a_finished_run_is_refused_after_its_network_or_weights_changed(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
     run(resolve(options), SilentObserver())
     (tmp_path / "net.py").write_text(NET.format(between="Tanh"))
-    with pytest.raises(PruningError, match=r"other contents of --arch .*net.py:make. Choose another --name"):
+    with pytest.raises(PruningError, match=r"--arch .*net\.py:make.*--name"):
         finished(resolve(options))
     assert "files given" in disagreeing(options)
     (tmp_path / "net.py").write_text(NET.format(between="ReLU"))
@@ -69,6 +69,6 @@ def test_a_run_of_other_code_or_weights_is_not_taken_for_this_one(
     torch.manual_seed(1)
     other = build(options["arch"], classes=10, shape=(1, 28, 28)).state_dict()
     write_state_dict_atomic(options["weights"], other)
-    with pytest.raises(PruningError, match="other contents of --weights"):
+    with pytest.raises(PruningError, match=r"--weights .*weights\.safetensors"):
         finished(resolve(options))
     assert disagreeing(options) == {"files given"}

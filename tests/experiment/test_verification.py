@@ -1,4 +1,4 @@
-"""A record can be checked: a fresh one agrees with itself, and whatever is altered in it is found and named."""
+"""verify: an unchanged record agrees, and every altered file, metric or option is found and named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Altered = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Path]:
-    """The folder of a fresh record."""
+    """The folder of an unchanged record."""
     with tempfile.TemporaryDirectory() as folder:
         short = "--epochs 1 --finetune-epochs 1 --rounds 2 --batch-size 512 --measure-seconds 0"
         assert execute([*short.split(), "--quiet", "--name", "run", "--runs-dir", folder]) == 0
@@ -31,7 +31,7 @@ def fresh() -> Iterator[Path]:
 
 @pytest.fixture
 def run(fresh: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be altered."""
+    """A copy of the record, which a test may alter."""
     return Path(shutil.copytree(fresh, tmp_path / "run"))
 
 
@@ -43,13 +43,13 @@ def denormals_as_before() -> Iterator[None]:
 
 
 def verified(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Exit code of `verify`, and what differs by its word."""
+    """Exit code of `verify`, and the lines with differences."""
     capsys.readouterr()
     code = execute(["verify", str(run)])
     shown = capsys.readouterr()
     assert "Traceback" not in shown.err
-    differing = [line for line in shown.out.splitlines() if "DIFFERS" in line]
-    return code, "\n".join(differing) + shown.err
+    differences = [line for line in shown.out.splitlines() if "DIFFERS" in line]
+    return code, "\n".join(differences) + shown.err
 
 
 def rewrite(file: Path, alter: Callable[[Altered], None]) -> None:
@@ -75,18 +75,18 @@ def flip_one_bit(tensors: Altered) -> None:
     mask[0] = ~mask[0]
 
 
-def test_a_fresh_record_agrees_with_itself(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unchanged_record_verifies(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verified(run, capsys) == (0, "")
 
 
-def test_one_weight(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_altered_weight_is_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(run / "model.safetensors", set_one_weight)
     code, differing = verified(run, capsys)
     assert code == 1
     assert "SHA-256 of model.safetensors" in differing
 
 
-def test_a_weight_that_is_no_number(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_weight_that_is_not_a_number_is_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(run / "model.safetensors", lambda tensors: tensors["fc3.bias"].fill_(torch.nan))
     code, differing = verified(run, capsys)
     assert code == 1
@@ -94,14 +94,14 @@ def test_a_weight_that_is_no_number(run: Path, capsys: pytest.CaptureFixture[str
     assert "not a finite number" in differing
 
 
-def test_one_weight_that_was_removed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pruned_weight_that_is_not_zero_is_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(run / "model.safetensors", revive_one_weight)
     code, differing = verified(run, capsys)
     assert code == 1
     assert "removed weights that are not zero" in differing
 
 
-def test_one_bit_of_a_mask(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_altered_bit_of_a_mask_is_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(run / "masks.safetensors", flip_one_bit)
     code, differing = verified(run, capsys)
     assert code == 1
@@ -130,7 +130,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize("place", NUMBERS, ids=lambda place: ".".join(map(str, place)))
-def test_one_number_of_the_record(
+def test_one_altered_number_in_the_record_is_found(
     place: tuple[str | int, ...], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alter(run, place)
@@ -140,7 +140,7 @@ def test_one_number_of_the_record(
 
 
 def alter(run: Path, place: tuple[str | int, ...]) -> dict[str, Any]:
-    """Make one number of the record a little larger; the record is returned."""
+    """Increase one number of the record, and return the record."""
     result: dict[str, Any] = json.loads((run / "result.json").read_text())
     inner: Any = result
     for key in place[:-1]:
@@ -150,7 +150,7 @@ def alter(run: Path, place: tuple[str | int, ...]) -> dict[str, Any]:
     return result
 
 
-MEASURED_AGAIN = [
+MEASURED_BY_VERIFY = [
     ("final", "top1"),
     ("final", "loss"),
     ("final", "sparsity"),
@@ -162,8 +162,8 @@ MEASURED_AGAIN = [
 ]
 
 
-@pytest.mark.parametrize("place", MEASURED_AGAIN, ids=lambda place: ".".join(map(str, place)))
-def test_a_number_is_measured_again_even_if_the_record_was_sealed_anew(
+@pytest.mark.parametrize("place", MEASURED_BY_VERIFY, ids=lambda place: ".".join(map(str, place)))
+def test_an_altered_metric_is_found_by_measuring_even_if_the_digest_was_updated(
     place: tuple[str | int, ...], run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = alter(run, place)
@@ -176,15 +176,17 @@ def test_a_number_is_measured_again_even_if_the_record_was_sealed_anew(
 
 
 OTHER_FILES = {
-    "network of other shapes": ("model.safetensors", {"conv1.weight": torch.zeros(3, 3)}),
+    "weights of other shapes": ("model.safetensors", {"conv1.weight": torch.zeros(3, 3)}),
     "masks for another network": ("masks.safetensors", {"head.weight": torch.ones(3, dtype=torch.bool)}),
     "masks of other shapes": ("masks.safetensors", {"conv1.weight": torch.ones(3, dtype=torch.bool)}),
-    "masks that are none": ("masks.safetensors", {"conv1.weight": torch.ones(6, 1, 3, 3)}),
+    "masks that are not boolean": ("masks.safetensors", {"conv1.weight": torch.ones(6, 1, 3, 3)}),
 }
 
 
 @pytest.mark.parametrize("name", OTHER_FILES)
-def test_files_of_another_run(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_and_masks_that_do_not_fit_the_network_are_found(
+    name: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, tensors = OTHER_FILES[name]
     rewrite(run / file, lambda own: own.update(tensors))
     code, differing = verified(run, capsys)
@@ -195,7 +197,7 @@ def test_files_of_another_run(name: str, run: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("file", ["model.safetensors", "masks.safetensors"])
 @pytest.mark.parametrize("content", [None, b"", b"hello, world", b"\xff" * 8], ids=str)
-def test_damaged_files(
+def test_a_damaged_or_deleted_file_is_found(
     file: str, content: bytes | None, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if content is None:
@@ -207,7 +209,9 @@ def test_damaged_files(
     assert f"SHA-256 of {file}" in differing
 
 
-def test_options_that_are_not_the_records(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_that_differs_from_the_record_is_found(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("finetune_lr: 0.05", "finetune_lr: 0.06"))
     code, differing = verified(run, capsys)
@@ -215,18 +219,20 @@ def test_options_that_are_not_the_records(run: Path, capsys: pytest.CaptureFixtu
     assert "--finetune-lr was 0.05, now 0.06" in differing
 
 
-def test_a_record_elsewhere_verifies(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_was_moved_verifies(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     moved = run.rename(tmp_path / "renamed")
     assert verified(moved, capsys) == (0, "")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, output = verified(tmp_path, capsys)
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, stderr = verified(tmp_path, capsys)
     assert code == 2
-    assert "no complete run" in output
+    assert "no complete run" in stderr
 
 
-def test_a_search_from_given_weights_is_opened_again_when_these_are_gone(
+def test_a_search_whose_initial_weights_were_deleted_verifies_and_exports(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = (run / "model.safetensors").rename(tmp_path / "start.safetensors")
@@ -237,17 +243,17 @@ def test_a_search_from_given_weights_is_opened_again_when_these_are_gone(
     start.unlink()
     assert verified(tmp_path / "search", capsys) == (0, "")
     assert execute(["export", str(tmp_path / "search"), "--to", "dense"]) == 0
-    # Another run does not get this place, and hears of its options, not of the weights that are gone.
+    # Another run with this name is refused for its options, not for the deleted weights.
     assert execute([*search, *place, "--sparsity", "0.5"]) == 2
     assert f"--weights was '{start}', now None" in capsys.readouterr().err
 
 
-def test_a_recorded_run_need_not_have_its_images_to_be_told_from_another(
+def test_another_run_is_refused_by_its_options_even_if_the_images_were_deleted(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = run / "config.yaml"
-    config.write_text(config.read_text().replace("data: null", "data: gone"))
+    config.write_text(config.read_text().replace("data: null", "data: deleted"))
     assert execute(["--runs-dir", str(tmp_path), "--name", run.name]) == 2
-    assert "--data was 'gone', now None" in capsys.readouterr().err
+    assert "--data was 'deleted', now None" in capsys.readouterr().err
     assert verified(run, capsys)[0] == 2
-    assert "gone does not exist" in verified(run, capsys)[1]
+    assert "deleted does not exist" in verified(run, capsys)[1]

@@ -1,4 +1,4 @@
-"""Evaluation: exact accuracies, and a network that is left as it was."""
+"""Evaluation: exact accuracies, and an unchanged network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize("batch_size", [16, 50, 7])
-def test_accuracy_is_correct_over_seen_whatever_the_size_of_the_last_batch(batch_size: int) -> None:
+def test_accuracy_is_correct_over_seen_for_every_size_of_the_last_batch(batch_size: int) -> None:
     split = images(50)
     found = evaluate(Constant(), split, batch_size=batch_size, precision="fp32")
     assert found.top1 == 100 * int((split.targets == 0).sum()) / 50

@@ -20,11 +20,11 @@ def parameters(*types: torch.dtype) -> list[nn.Parameter]:
     ]
 
 
-def give_gradients(seed: int, *of: list[nn.Parameter], without: int | None = None) -> None:
+def set_gradients(seed: int, *lists: list[nn.Parameter], without: int | None = None) -> None:
     """Set the same random gradients in every list, and none for the parameter at index `without`."""
-    for every in of:
+    for group in lists:
         generator = torch.Generator().manual_seed(seed)
-        for index, parameter in enumerate(every):
+        for index, parameter in enumerate(group):
             gradient = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
             parameter.grad = None if index == without else gradient
 
@@ -35,7 +35,7 @@ def test_every_step_equals_torch_optim_sgd_to_the_bit(types: tuple[torch.dtype, 
     optimizer = FusedSGD(ours, **HYPERPARAMETERS)
     torchs = torch.optim.SGD(theirs, **HYPERPARAMETERS, nesterov=True, fused=True)
     for step in range(5):
-        give_gradients(step, ours, theirs)
+        set_gradients(step, ours, theirs)
         for group in (*optimizer.param_groups, *torchs.param_groups):
             group["lr"] = 0.1 / (step + 1)
         optimizer.step()
@@ -47,7 +47,7 @@ def test_a_parameter_without_a_gradient_is_not_updated() -> None:
     ours = parameters(torch.float32)
     before = [parameter.detach().clone() for parameter in ours]
     optimizer = FusedSGD(ours, **HYPERPARAMETERS)
-    give_gradients(0, ours, without=1)
+    set_gradients(0, ours, without=1)
     optimizer.step()
     assert [torch.equal(a, b) for a, b in zip(ours, before, strict=True)] == [False, True, False]
     optimizer.zero_grad()
@@ -59,7 +59,7 @@ def test_steps_continue_from_restored_momentum_buffers() -> None:
     whole, halves = parameters(torch.float32), parameters(torch.float32)
     first, optimizer = FusedSGD(whole, **HYPERPARAMETERS), FusedSGD(halves, **HYPERPARAMETERS)
     for step in range(4):
-        give_gradients(step, whole, halves)
+        set_gradients(step, whole, halves)
         first.step()
         optimizer.step()
         if step == 1:
@@ -90,7 +90,7 @@ def test_own_and_global_hooks_are_called_before_and_after_every_step() -> None:
         register_optimizer_step_post_hook(hook("all, after")),
     ]
     try:
-        give_gradients(0, ours)
+        set_gradients(0, ours)
         optimizer.step()
     finally:
         for handle in handles:

@@ -1,4 +1,4 @@
-"""The training loop: what every callback sees, and a training that continues with the same bits."""
+"""The training loop: the calls of callbacks, and a resumed training that has the same bits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def state_of(model: nn.Module, recipe: Recipe = RECIPE, train_images: int = 50) 
 
 
 class Log(Callback):
-    """Keeps position, loss, accuracy and learning rate every `interval` batches and at the end of an epoch."""
+    """Records position, loss, accuracy and learning rate every `interval` batches and at the end of an epoch."""
 
     def __init__(self, interval: int = 3) -> None:
         self.interval = interval

@@ -1,4 +1,4 @@
-"""The packed layout of `my`: the logits and gradients of the plain network, and no use where it does not apply."""
+"""The packed layout of `my`: logits and gradients equal the plain ones; other networks do not use it."""
 
 from __future__ import annotations
 

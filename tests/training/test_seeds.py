@@ -1,4 +1,4 @@
-"""Seeds: different for every purpose, and reaching every generator that a network may draw from."""
+"""Seeds: different for every purpose, and set for every generator that a network may draw from."""
 
 from __future__ import annotations
 
