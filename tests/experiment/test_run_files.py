@@ -29,8 +29,8 @@ def test_a_written_record_has_digests_that_no_longer_match_once_a_metric_changes
     folder = run_folder(tmp_path, "run")
     write_tensors_atomic(folder.model, {"w": torch.ones(2)})
     write_tensors_atomic(folder.masks, {"w": torch.ones(2, dtype=torch.bool)})
-    sealed = folder.write_result({"schema_version": 1, "final": {"top1": 80.0}})
-    assert json.loads(folder.result.read_text()) == sealed
-    assert sealed["sha256"]["result.json"] == record_digest(sealed)
-    sealed["final"]["top1"] = 80.1
-    assert sealed["sha256"]["result.json"] != record_digest(sealed)
+    record = folder.write_result({"schema_version": 1, "final": {"top1": 80.0}})
+    assert json.loads(folder.result.read_text()) == record
+    assert record["sha256"]["result.json"] == record_digest(record)
+    record["final"]["top1"] = 80.1
+    assert record["sha256"]["result.json"] != record_digest(record)
