@@ -115,7 +115,7 @@ def test_a_deleted_folder_stops_the_run_and_the_same_command_repeats_it(
     assert_stopped(process, stderr)
     assert "could not be written" in stderr
     assert_nothing_damaged(tmp_path / "runs")
-    shutil.rmtree(tmp_path / gone, ignore_errors=True)  # a file may have been written during the removal
+    shutil.rmtree(tmp_path / deleted, ignore_errors=True)  # a file may have been written during the removal
     finish(tmp_path)
     assert reproducible_result(tmp_path / "runs/run") == uninterrupted
 

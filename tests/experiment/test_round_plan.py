@@ -9,7 +9,7 @@ import pytest
 from pruning.config.resolution import resolve
 from pruning.core.layers import prunable_layers
 from pruning.errors import PruningError
-from pruning.experiment.round_plan import plan_prunings, plan_rounds
+from pruning.experiment.round_plan import plan_pruning_steps, plan_rounds
 from pruning.models import build
 
 SHAPE = (1, 28, 28)
@@ -27,7 +27,7 @@ def test_every_round_has_one_pruning_step() -> None:
 def test_a_gradual_schedule_has_all_its_steps_in_one_round_with_their_batches() -> None:
     config = resolve({"sparsity": 0.8, "schedule": "gradual", "finetune_epochs": 3, "prune_every": 4})
     model = build("my", classes=10, shape=SHAPE)
-    (steps,) = plan_prunings(config, model, prunable_layers(model), 9)
+    (steps,) = plan_pruning_steps(config, model, prunable_layers(model), 9)
     assert [step.batch for step in steps] == [4, 8, 12, 16]
     assert steps[-1].target == 0.8
 
