@@ -24,7 +24,7 @@ StateDict = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class FinetuneContext:
-    """What a policy may use in one round.
+    """Inputs of a fine-tuning policy for one round.
 
     Attributes:
         recipe: Training by --finetune-epochs and --finetune-lr; equal to `replay` for policies registered with

@@ -28,7 +28,7 @@ Table = tuple[list[str], list[list[str]]]  # column titles, rows
 
 
 def table(name: str) -> Table:
-    """Column titles and rows of one table. PruningError, with the nearest name, if there is no such table."""
+    """Return column titles and rows of one table. PruningError with the nearest name for an unknown table."""
     if name not in TABLES:
         raise unknown("list", name, TABLES)
     return TABLES[name]()
@@ -96,7 +96,7 @@ TABLES: dict[str, Callable[[], Table]] = {
 
 
 def _inputs(spec: ScoreSpec) -> str:
-    """What a score is computed from besides the weights."""
+    """Return the statistics and accumulators that a score reads, as text."""
     accumulated = [f"{name} over training" for name in spec.accumulates]
     return ", ".join([*spec.statistics, *accumulated]) or "weights only"
 

@@ -106,7 +106,9 @@ def _describe_speedup(dense: Mapping[str, float], sparse: Mapping[str, float]) -
     """Whether the sparse network is faster than the dense one by more than the spread of the times."""
     if sparse["upper_quartile_ms"] < dense["lower_quartile_ms"]:
         return f"At batch 1 this network is {sparse['measured_speedup']:.2f} times as fast as with dense tensors here."
-    return "At batch 1 there is no speedup here beyond the spread of the times; only bytes are saved."
+    return (
+        "At batch 1 there is no speedup beyond the spread of the times on this machine; only bytes are saved."
+    )
 
 
 def _format_milliseconds(milliseconds: float | None) -> str:

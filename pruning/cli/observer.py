@@ -1,4 +1,4 @@
-"""What observes a run started from the command line: the terminal, signals and other outputs."""
+"""Observers of a run started from the command line: the terminal, signals and other outputs."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class RunConfig(
         return {name: value for name, value in fields.items() if name != "test_batch_size"}
 
     def accumulation_key(self) -> dict[str, Any]:
-        """What the method accumulates during training, and over which layers; empty for most methods."""
+        """Return the accumulators of the method and the layers that they cover; empty for most methods."""
         names = methods.accumulates(self.method)
         if not names:
             return {}

@@ -159,8 +159,8 @@ def reduce_scores(parts: Sequence[Tensor], reduction: str) -> Tensor:
 def keep_groups(candidates: Sequence[GroupScores], remove: int, floor: float) -> list[Tensor]:
     """Return for each set of groups a mask (groups,) without the lowest, such that about `remove` weights are removed.
 
-    The number of groups is the one that comes nearest to `remove`, but never less than is already removed. The fraction
-    `floor` of every set is kept; PruningError if too few groups are left to remove.
+    The number of removed weights is as close to `remove` as whole groups allow, but not below the number already
+    removed. The fraction `floor` of every set is kept; PruningError if too few groups are left to remove.
     """
     scores = torch.cat([_with_floor(one, floor) for one in candidates])
     weights = torch.cat([torch.full_like(one.pruned, one.weights, dtype=torch.int64) for one in candidates])

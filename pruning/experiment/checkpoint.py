@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds, and how it is saved and restored."""
+"""Contents of a run's checkpoint; save and restore it."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class RunProgress:
 
 @dataclass(frozen=True)
 class RunCheckpoint:
-    """Everything that a run needs to continue with the same bits.
+    """State that a run needs to resume with bit-identical results.
 
     Attributes:
         progress: Metrics, warnings and timing so far.
-        fingerprint: What the run depends on besides its options; a resumed run must have the same.
+        fingerprint: Data, code, hardware and versions that the run depends on; equal when it resumes.
         network: Weights, masks and accumulated statistics (see `network_tensors`).
         accepted: The network of the last accepted round, for --max-drop; empty without it.
         training: The state of the training that was in progress; None between trainings.

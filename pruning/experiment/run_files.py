@@ -1,4 +1,4 @@
-"""The files of a run: the only module that knows their paths, and how record and options are written and read.
+"""The files of a run: their paths (in this module only), and writing and reading of record and options.
 
 A folder of runs (`runs`) holds::
 

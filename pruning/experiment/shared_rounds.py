@@ -1,8 +1,8 @@
-"""Rounds that runs share (--share-rounds): runs that differ only in how far they prune compute common rounds once.
+"""Rounds that runs share (--share-rounds): runs that differ only in the final sparsity compute common rounds once.
 
-After each round a run writes its state under a key of everything that determined it. A run that starts reads the state
-after as many of its own rounds as there are. No round depends on the rounds after it, so the result is bit-identical
-to that of the run alone.
+After each round a run writes its state under a key of everything that determined it. A new run
+reads the latest state with a key of its own rounds. No round depends on the rounds after it, so the result is
+bit-identical to that of the run alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REVISION = (
 
 
 def chain_key(config: RunConfig) -> str:
-    """Return a key that is equal for runs whose first round is the same and that differ only in how far they prune.
+    """Return a key that is equal for runs whose first round is the same and that differ only in the final sparsity.
 
     Imports neither torch nor the network. Runs with a count or fractions by layer, whose rounds depend on the network,
     therefore share a key with no other run.
@@ -68,7 +68,7 @@ def write(session: Session) -> None:
 
 
 def _first_rounds(session: Session, rounds: int) -> dict[str, Any]:
-    """Everything that the first `rounds` rounds depend on."""
+    """Return everything that the first `rounds` rounds depend on."""
     return {
         "options": _without_target(session.config),
         "fingerprint": session.fingerprint,
@@ -78,7 +78,7 @@ def _first_rounds(session: Session, rounds: int) -> dict[str, Any]:
 
 
 def _to_json(step: PruningStep) -> dict[str, Any]:
-    """A pruning step as JSON holds it. Fractions by layer become a list, because their order matters."""
+    """Return a pruning step as JSON values. Fractions by layer become a list, because their order matters."""
     by_layer = step.amount.by_layer
     return {**asdict(step), "by_layer": by_layer and [list(pair) for pair in by_layer.items()]}
 

@@ -1,6 +1,6 @@
 """Read the records of runs for a report or a comparison, and compare the options of runs.
 
-A record may come from anywhere, so every number in it is checked; NaN and infinity are refused.
+Records can be from other machines, so every number in them is checked; NaN and infinity are refused.
 """
 
 from __future__ import annotations

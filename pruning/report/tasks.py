@@ -1,6 +1,6 @@
 """Group runs for a report: tasks (data set and architecture), in them series (one curve), in them points (over seeds).
 
-A point is the runs that have the same options except the seed. It summarises their final networks; earlier rounds of a
+A point is the runs that have the same options except the seed. It summarizes their final networks; earlier rounds of a
 run are not points of their own, because they are not independent of the final one.
 """
 

@@ -1,6 +1,6 @@
-"""SGD around torch's fused kernel, without what torch.optim.SGD does around that kernel.
+"""SGD that calls torch's fused kernel without the overhead of torch.optim.SGD.
 
-torch.optim.SGD(fused=True) gives the same bits. It imports torch._dynamo at its first use, and its Python code takes
+torch.optim.SGD(fused=True) is bit-identical. It imports torch._dynamo at its first use, and its Python code takes
 several times as long as the kernel where a network is small. The figures are in the class.
 """
 

@@ -16,7 +16,7 @@ COUNTED_TOGETHER = (
 
 
 class NotFiniteError(Exception):
-    """The training loss became NaN or infinite; the message says in which epoch."""
+    """The training loss became NaN or infinite; the message has the epoch."""
 
 
 class TrainingState:

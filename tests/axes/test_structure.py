@@ -1,4 +1,4 @@
-"""What is removed together: tiles that make up the layer, and layers that they do not fit."""
+"""Structures: blocks that divide the layer, and layers that they do not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of refused input share: a case, and the check that it is refused and changes nothing."""
+"""Shared code of the tests of refused input: a case, and the check that it is refused and changes nothing."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_output_to_a_file_has_no_control_characters(cli: Cli) -> None:
 
 
 def _on_a_terminal(arguments: list[str], cwd: Path, **env: str) -> str:
-    """What main.py writes to a terminal of its own."""
+    """Return the output of main.py on a new terminal."""
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         command(*arguments),

@@ -1,4 +1,4 @@
-"""What the terminal shows of a run's events and of its result."""
+"""Terminal output for a run's events and its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What adds up over training: against hand computation and naive loops, and in whole runs, to the bit."""
+"""Accumulated statistics: against hand computation and naive loops, and bit-identical in runs."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_movement_equals_a_naive_sum_over_weights_and_gradients(precision: str) 
 
 
 def test_an_optimizer_step_with_a_closure_is_refused() -> None:
-    """Those that lie there before it are of other weights."""
+    """The closure computes gradients inside the step, after the accumulator has read the earlier ones."""
     net = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     accumulate(net, optimizer, "global_movement")

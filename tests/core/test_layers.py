@@ -135,7 +135,9 @@ def test_tied_weights_are_listed_once() -> None:
         (nn.LazyLinear(2), {}, "run the model on one batch"),
     ],
 )
-def test_what_is_refused(model: nn.Module, options: dict[str, object], message: str) -> None:
+def test_impossible_choices_of_layers_are_refused(
+    model: nn.Module, options: dict[str, object], message: str
+) -> None:
     with pytest.raises(PruningError, match=message):
         names(model, **options)
 

@@ -319,7 +319,7 @@ def test_a_score_that_is_not_elementwise_receives_the_layer_in_its_own_shape(reg
         [False, True, True, False]
     ]  # 1/4 3/4, 2/3 1/3
     earlier = Masks({"weight": torch.tensor([[True, False], [True, True]])})
-    # What is removed counts as zero: the shares are 1 -, 2/3 1/3.
+    # Removed weights count as zero: the shares are 1 -, 2/3 1/3.
     assert kept(masks_of(model, "global_row_share", count=2, masks=earlier)) == [[True, False, True, False]]
 
 
@@ -371,7 +371,7 @@ def test_a_score_that_works_in_place_does_not_change_the_model(structure: str, r
         ({"masks": Masks({"0.weight": torch.ones(2, dtype=torch.bool)})}, r"earlier mask of 0\.weight"),
     ],
 )
-def test_what_is_refused(options: dict[str, Any], message: str) -> None:
+def test_impossible_pruning_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PruningError, match=message):
         pruning.prune(lenet(), **options)
 

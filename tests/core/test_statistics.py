@@ -1,4 +1,4 @@
-"""What scores need, against autograd, finite differences and naive loops; the model stays bit for bit as it was."""
+"""Statistics against autograd, finite differences and naive loops; they leave the model unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--max-drop: search the sparsest network whose validation top-1 is at most so many points below the dense one."""
+"""--max-drop: search the highest sparsity with a validation top-1 drop of at most a number of points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resuming: a run that is killed or stopped anywhere, and started again, ends with the same bits."""
+"""Resuming: a run that is killed or stopped at any point ends bit-identical to an uninterrupted run."""
 
 from __future__ import annotations
 

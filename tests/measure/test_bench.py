@@ -92,7 +92,7 @@ def test_extra_memory_of_abs_is_four_bytes_per_weight() -> None:
 
 
 def test_a_worker_that_fails_is_an_error() -> None:
-    # Its message is lost if the worker ends before the request is written.
+    # The worker's message is lost if the worker ends before the request is written.
     with (
         worker("mask", "no_such_network", "pruning") as contender,
         pytest.raises((RuntimeError, BrokenPipeError)),

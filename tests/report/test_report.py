@@ -34,7 +34,7 @@ def make_records(folder: Path) -> None:
         {
             **record(91.25, 92.5, dataset="cifar10", arch="resnet56", seed=5),
             "measured": measured(1.75),
-            "warnings": ["Something to know."],
+            "warnings": ["A caveat."],
         },
     )
     html = record(70.0, seed=7)

@@ -1,4 +1,4 @@
-"""The training loop: the calls of callbacks, and a resumed training that has the same bits."""
+"""The training loop: the calls of callbacks, and bit-identical resumed training."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def synaptic_flow(
 ) -> dict[str, Tensor]:
     """dR/d abs(w), where R is the sum of the outputs for an input of ones and absolute values of all parameters.
 
-    Of the batches only the first inputs' shape is used. Biases and running means are set to zero, so that R is the sum
+    The batches determine only the input shape. Biases and running means are set to zero, so that R is the sum
     over all paths of the product of their weights (equation 2); with biases, layers before them could be emptied.
     Computed in double precision where the device has it, and scaled to a largest value of 1: only the order of the
     scores matters.

@@ -17,7 +17,7 @@ def release_free_memory() -> None:
 
 
 def peak_extra_bytes(action: Action) -> int | None:
-    """Return how far `action` raises the peak of this process above its memory before; None if not on Linux."""
+    """Return the peak memory of `action` in bytes, minus the memory before it; None if not on Linux."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None

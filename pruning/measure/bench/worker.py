@@ -1,4 +1,4 @@
-"""A contender in a process of its own; `processes` starts it and asks it for one turn at a time.
+"""One benchmark job in a separate process, which `processes` starts and requests one repetition at a time.
 
     python -m pruning.measure.bench.worker mask resnet50 pruning
     python -m pruning.measure.bench.worker epoch 60000
