@@ -1,4 +1,4 @@
-"""Failures during a run: a message that helps, no damaged file, and the same command resumes with the same bits."""
+"""Failures during a run: a message that helps, no damaged file, and a bit-identical result after resuming."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_a_round_whose_training_diverges_is_rejected_and_the_search_continues(
     assert all("loss is nan in epoch 1" in one and "--finetune-lr" in one for one in result["warnings"])
     assert all(check.agrees for check in verify(RunFolder(tmp_path / "run"), SilentObserver()))
 
-    # The console shows the divergence, and an interrupted search ends with the same bits.
+    # The console shows the divergence, and an interrupted search ends bit-identical.
     Console().result(result, "runs/run")
     for entry in rounds:
         Console().event(RoundFinished(entry=entry))

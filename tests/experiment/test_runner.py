@@ -1,4 +1,4 @@
-"""Running the same command again: shown, repeated with the same bits, or refused if it is another run."""
+"""Running the same command again: shown, repeated bit-identically, or refused if it is another run."""
 
 from __future__ import annotations
 

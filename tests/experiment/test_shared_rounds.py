@@ -1,4 +1,4 @@
-"""Shared rounds: a run that reads rounds of another run has the same bits as without sharing."""
+"""Shared rounds: a run that reads rounds of another run is bit-identical to one without sharing."""
 
 from __future__ import annotations
 
