@@ -1,7 +1,7 @@
-"""Select the tests of `pytest -m fast`: those that start no process, do no whole run and use no large network.
+"""Select the tests of `pytest -m fast`: those that start no process, do no whole run and take no seconds.
 
 The rule reads the code of a test, of its fixtures and of the helpers in `tests/` that they call. A test is slow if any
-of them uses a module or function of `SLOW`, or if `LARGE_NETWORKS` names it. No test is marked by hand.
+of them uses a module or function of `SLOW`, if `SLOW_TESTS` lists it, or if it is a case for one of `SLOW_METHODS`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,24 @@ SLOW = {
     "pruning.sweep.runner.run_sweep",
 }
 
-# Tests that take seconds each because of the size of their networks.
-LARGE_NETWORKS = (
+# Tests that take seconds each: large networks, figures, exports; and methods that score a network many times.
+SLOW_TESTS = (
+    "axes/test_combinations.py::test_magnitude_masks_equal_those_of_torch",
     "axes/test_combinations.py::test_synflow_empties_no_layer_of_vgg16",
-    "cli/test_readme.py::test_the_python_blocks_run_in_order",
     "core/test_torchvision_networks.py::",
     "measure/test_bench.py::",
+    "measure/test_export.py::test_a_file_of_every_format",
+    "models/test_models_torchvision.py::",
+    "report/test_report.py::",
 )
+SLOW_METHODS = ("second_order", "synflow")
 
 
 def is_fast(test: pytest.Function) -> bool:
-    """Return whether `LARGE_NETWORKS` does not name a test, and neither it nor its fixtures and helpers use `SLOW`."""
-    if f"{test.path.relative_to(TESTS).as_posix()}::{test.name}".startswith(LARGE_NETWORKS):
+    """Return whether a test is not listed as slow, and neither it nor its fixtures and helpers use `SLOW`."""
+    if f"{test.path.relative_to(TESTS).as_posix()}::{test.name}".startswith(SLOW_TESTS):
+        return False
+    if any(method in test.name.partition("[")[2] for method in SLOW_METHODS):
         return False
     conftest = test.config.pluginmanager.getplugin(str(TESTS / "conftest.py"))
     scope = {**vars(conftest), **vars(test.module)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli, fork
-from fast_selection import LARGE_NETWORKS, TESTS, is_fast
+from fast_selection import SLOW_TESTS, TESTS, is_fast
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_every_folder_of_tests_has_fast_tests(request: pytest.FixtureRequest) ->
     assert folders <= collected
 
 
-@pytest.mark.parametrize("test", LARGE_NETWORKS)
-def test_every_test_named_for_its_large_networks_exists(test: str) -> None:
+@pytest.mark.parametrize("test", SLOW_TESTS)
+def test_every_test_that_is_listed_as_slow_exists(test: str) -> None:
     file, _, name = test.partition("::")
     assert f"def {name or 'test_'}" in (TESTS / file).read_text()
