@@ -1,4 +1,8 @@
-"""Rules for the code: which folder imports which, and what only one module does."""
+"""Rules for the code: which folder imports which, how long files and functions may be, what only one module does.
+
+A function over 60 lines or with more than 8 parameters gives the reason in a line of its docstring that begins with
+"Length:" or "Parameters:"; a file over 400 lines does so in the docstring of the module.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {file: ast.parse(file.read_text()) for file in FILES}
 CODE = {**TREES, **{file: ast.parse(file.read_text()) for file in sorted(TESTS.rglob("*.py"))}}
 
+LONGEST_FILE = 400  # lines
+LONGEST_FUNCTION = 60  # lines
+MOST_PARAMETERS = 8
 
 # Folder (or module at the top of the package) -> the folders that it may import, besides itself and `errors`.
 LEAVES = {"registry", "utils"}
@@ -65,6 +72,28 @@ def location(file: Path, node: ast.stmt | ast.expr) -> str:
     return f"{file.relative_to(TESTS.parent)}:{node.lineno}"
 
 
+def functions() -> list[tuple[str, ast.FunctionDef]]:
+    """Every function of the package and of the tests, with its file and line."""
+    return [
+        (f"{location(file, node)} {node.name}", node)
+        for file, tree in CODE.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    ]
+
+
+def gives_reason(node: ast.Module | ast.FunctionDef, word: str) -> bool:
+    """Return whether a line of the docstring begins with "`word`:"."""
+    lines = (ast.get_docstring(node) or "").splitlines()
+    return any(line.strip().startswith(f"{word}:") for line in lines)
+
+
+def is_command(node: ast.FunctionDef) -> bool:
+    """Return whether Typer calls the function: its parameters are the options, and its docstring is the help."""
+    annotations = [argument.annotation for argument in node.args.args if argument.annotation is not None]
+    return any("typer." in ast.unparse(annotation) for annotation in annotations)
+
+
 IMPORTS = {module_name(file): own_imports(file) for file in FILES}
 
 
@@ -114,8 +143,39 @@ def test_only_run_files_has_the_names_of_the_files_of_a_run() -> None:
         if module_name(file) != "experiment.run_files"
         for node in ast.walk(TREES[file])
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if node.value in names
+        if not names.isdisjoint(node.value.split("/"))
     ]
+    assert not found
+
+
+def test_a_file_over_400_lines_gives_a_reason() -> None:
+    lengths = {file: len(file.read_text().splitlines()) for file in CODE}
+    found = [
+        f"{file.relative_to(TESTS.parent)}: {length} lines"
+        for file, length in lengths.items()
+        if length > LONGEST_FILE and not gives_reason(CODE[file], "Length")
+    ]
+    assert not found
+
+
+def test_a_function_over_60_lines_gives_a_reason() -> None:
+    lengths = [(place, node, (node.end_lineno or 0) - node.lineno + 1) for place, node in functions()]
+    found = [
+        f"{place}: {length} lines"
+        for place, node, length in lengths
+        if length > LONGEST_FUNCTION and not gives_reason(node, "Length")
+    ]
+    assert not found
+
+
+def test_a_function_with_more_than_8_parameters_gives_a_reason() -> None:
+    found = []
+    for place, node in functions():
+        positional = [*node.args.posonlyargs, *node.args.args]
+        receiver = bool(positional) and positional[0].arg in {"self", "cls"}
+        number = len(positional) + len(node.args.kwonlyargs) - receiver
+        if number > MOST_PARAMETERS and not (is_command(node) or gives_reason(node, "Parameters")):
+            found.append(f"{place}: {number} parameters")
     assert not found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import singledispatchmethod
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -37,8 +38,8 @@ class Console(Terminal):
             self._bar.stop()
             self._bar = None
 
-    def result(self, result: Mapping[str, Any], path: str) -> None:
-        """Print the record of a complete run: rounds, dense against pruned, layers, timing and the record's path."""
+    def result(self, result: Mapping[str, Any], path: Path) -> None:
+        """Print the record at `path` of a complete run: rounds, dense against pruned, layers, timing."""
         self.close()
         for table in (result_tables.rounds(result), result_tables.dense_against_pruned(result)):
             self._out.print()
@@ -50,7 +51,7 @@ class Console(Terminal):
         for message in result["warnings"]:
             self.warning(message)
         self._out.print(f"\n{result_tables.timing(result)}", soft_wrap=True)
-        self._out.print(Text.assemble("record: ", (f"{path}/result.json", "bold")), soft_wrap=True)
+        self._out.print(Text.assemble("record: ", (str(path), "bold")), soft_wrap=True)
 
     # --- events -------------------------------------------------------------------------------------------------
 

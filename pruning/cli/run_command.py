@@ -71,7 +71,7 @@ def run(
         console = Console(quiet=config.quiet)
         finished = None if fresh or config.dry_run else records.finished(config)
         result = _run_experiment(config, console, fresh=fresh) if finished is None else finished
-    console.result(result, str(records.folder_of(config).path))
+    console.result(result, records.folder_of(config).result)
     if finished is not None:
         console.note("This run was already finished; repeat it with --fresh.")
 

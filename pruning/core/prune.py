@@ -104,8 +104,9 @@ def prune(
 ) -> Masks:
     """Prune a model in place: set weights to zero and return the masks, bound to the model.
 
-    It has many parameters because it is the public API: a call names what it needs. They are the attributes of
-    `PruneOptions` and the arguments of `plan`, which also lists the errors.
+    The parameters are the attributes of `PruneOptions` and the arguments of `plan`, which also lists the errors.
+
+    Parameters: more than 8, because this is the public API and a call names only what it needs.
     """
     options = PruneOptions(
         method=method,
@@ -144,7 +145,9 @@ def plan(
     loss: Loss = functional.cross_entropy,
     stage: Stage = lambda name: nullcontext(),
 ) -> Plan:
-    """Compute a pruning step without changing the model. A long function, to show the whole algorithm in one place.
+    """Compute a pruning step without changing the model.
+
+    Length: over 60 lines, to show the whole algorithm in one place.
 
     Args:
         batches: Iterable of (inputs, targets), for scores that read gradients or activations, and for filters, to find

@@ -142,7 +142,7 @@ def test_a_round_whose_training_diverges_is_rejected_and_the_search_continues(
     assert all(check.agrees for check in verify(RunFolder(tmp_path / "run"), SilentObserver()))
 
     # The console shows the divergence, and an interrupted search ends bit-identical.
-    Console().result(result, "runs/run")
+    Console().result(result, Path("runs/run/result.json"))
     for entry in rounds:
         Console().event(RoundFinished(entry=entry))
     shown = capsys.readouterr()
