@@ -9,7 +9,7 @@ from pruning.registry import ARCHITECTURES
 
 
 class My(nn.Module):
-    """Two unpadded 3x3 convolutions, each with ReLU and 2x2 max-pooling, then three linear layers."""
+    """Two unpadded 3x3 convolutions, each with 2x2 max-pooling and ReLU, then three linear layers."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -21,8 +21,9 @@ class My(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, 28, 28) -> logits (N, num_classes)."""
-        hidden = F.max_pool2d(F.relu(self.conv1(images)), 2)
-        hidden = F.max_pool2d(F.relu(self.conv2(hidden)), 2)
+        # Pooling before ReLU gives the same values and gradients, and ReLU a quarter of the work.
+        hidden = F.relu(F.max_pool2d(self.conv1(images), 2))
+        hidden = F.relu(F.max_pool2d(self.conv2(hidden), 2))
         return self.classify(hidden)
 
     def classify(self, features: Tensor) -> Tensor:
