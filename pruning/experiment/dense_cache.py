@@ -21,9 +21,10 @@ from pruning.config.options import DENSE_GROUPS
 from pruning.config.run_config import RunConfig
 from pruning.data import Dataset
 from pruning.experiment.callbacks import AfterEpoch
-from pruning.experiment.checkpoint import TrainingSnapshot, pack_groups, unpack_group
+from pruning.experiment.checkpoint import pack_groups, unpack_group
 from pruning.experiment.events import DenseReady, DenseWaiting
 from pruning.experiment.fit import fit
+from pruning.experiment.progress import TrainingSnapshot
 from pruning.experiment.recipes import dense_recipe
 from pruning.experiment.run_files import DenseFolder, dense_folder
 from pruning.experiment.session import Session

@@ -14,7 +14,7 @@ from pruning.experiment.callbacks import (
     StopOnSignal,
     Validate,
 )
-from pruning.experiment.checkpoint import TrainingSnapshot
+from pruning.experiment.progress import TrainingSnapshot
 from pruning.experiment.session import Session
 from pruning.training.loop import Callback, train
 from pruning.training.recipe import Recipe, TrainingLoss, cross_entropy

@@ -13,9 +13,9 @@ from pruning.core.accumulation import Accumulated
 from pruning.core.layers import Layer
 from pruning.core.masks import Masks
 from pruning.data import Dataset
-from pruning.experiment.checkpoint import RunProgress, TrainingSnapshot
 from pruning.experiment.clock import StageClock
 from pruning.experiment.events import WarningIssued
+from pruning.experiment.progress import RunProgress, TrainingSnapshot
 from pruning.experiment.run_files import RunFolder
 from pruning.experiment.run_log import RunLog
 from pruning.experiment.targets import PruningStep

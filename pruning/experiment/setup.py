@@ -13,11 +13,11 @@ from pruning.core.layers import prunable_layers
 from pruning.core.prune import check
 from pruning.errors import PruningError
 from pruning.experiment import records
-from pruning.experiment.checkpoint import RunProgress
 from pruning.experiment.clock import StageClock
 from pruning.experiment.dense_cache import fingerprint
 from pruning.experiment.events import DataReading, Observer, RunStarted
 from pruning.experiment.networks import build_network
+from pruning.experiment.progress import RunProgress
 from pruning.experiment.round_plan import plan_pruning_steps
 from pruning.experiment.run_log import RunLog
 from pruning.experiment.session import Session

@@ -12,10 +12,10 @@ from pruning.config.resolution import resolve
 from pruning.core.masks import Masks
 from pruning.errors import DivergedError, InterruptedRunError
 from pruning.experiment.callbacks import AfterEpoch, PruneDuringTraining
-from pruning.experiment.checkpoint import TrainingSnapshot
 from pruning.experiment.dense_cache import dense_recipe
 from pruning.experiment.events import BatchLogged, Evaluated, Event
 from pruning.experiment.fit import fit
+from pruning.experiment.progress import TrainingSnapshot
 from pruning.experiment.session import Session
 from pruning.experiment.setup import prepare
 
